@@ -1,0 +1,1 @@
+"""Export: from a Keras model to ONNX."""

@@ -1,0 +1,1 @@
+"""The path a picture takes: capture, inference, markers, output."""

@@ -1,0 +1,55 @@
+"""The units that travel through the pipeline: a decoded frame, and what the network said of it."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from time import monotonic
+from typing import Protocol
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+Rgb = NDArray[np.uint8]
+"""uint8 RGB, (H, W, 3)."""
+Probability = NDArray[np.float32]
+"""float32 in [0, 1], (H, W): how likely each pixel is polyp."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One decoded picture, exactly as the decoder made it."""
+
+    index: int
+    """Position among the frames that the source delivered, from 0."""
+    picture: av.VideoFrame
+    """May still be a reference of the decoder: make it writable before drawing."""
+    time_base: Fraction
+    captured_at: float = field(default_factory=monotonic)
+    """Monotonic seconds at which the frame left the source."""
+
+    @property
+    def pts(self) -> int:
+        """Presentation time in units of `time_base`."""
+        pts = self.picture.pts
+        assert pts is not None  # every source gives its frames a time
+        return pts
+
+    @property
+    def pts_s(self) -> float:
+        """Presentation time in seconds."""
+        return float(self.pts * self.time_base)
+
+
+class Segmenter(Protocol):
+    """Anything that turns a small picture into a probability map. A context manager; belongs to one thread."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    def segment(self, rgb: Rgb) -> Probability:
+        """Probability (height, width) of a uint8 RGB picture (height, width, 3).
+
+        Raises `BackendError` where the network returns anything but finite numbers in [0, 1].
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Training: from data folders to a Keras model."""

@@ -1,0 +1,90 @@
+"""The building blocks of ResUNet++ and its baselines, as plain functions on Keras tensors.
+
+Every tensor is NHWC. Every layer has an explicit name, so that a node of the exported graph can be traced back to
+the line that made it. Only `keras` is used: the same code runs on TensorFlow, JAX and PyTorch.
+
+Source: Jha et al., "ResUNet++: An Advanced Architecture for Medical Image Segmentation", IEEE ISM 2019.
+"""
+
+import keras
+from keras import KerasTensor, layers
+
+ASPP_DILATIONS = (6, 12, 18, 1)
+SQUEEZE_RATIO = 8
+
+
+def norm_relu(x: KerasTensor, name: str) -> KerasTensor:
+    """Batch normalisation, then ReLU: the pre-activation that precedes most convolutions here."""
+    x = layers.BatchNormalization(name=f"{name}_bn")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def conv3x3(x: KerasTensor, filters: int, name: str, *, stride: int = 1, dilation: int = 1) -> KerasTensor:
+    """A 3×3 convolution with bias and 'same' padding."""
+    return layers.Conv2D(filters, 3, strides=stride, dilation_rate=dilation, padding="same", name=name)(x)
+
+
+def squeeze_excite(x: KerasTensor, name: str) -> KerasTensor:
+    """Scale each channel by a gate in (0, 1) computed from the channel means."""
+    channels = x.shape[-1]
+    gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(x)
+    gate = layers.Dense(channels // SQUEEZE_RATIO, activation="relu", use_bias=False, name=f"{name}_squeeze")(gate)
+    gate = layers.Dense(channels, activation="sigmoid", use_bias=False, name=f"{name}_excite")(gate)
+    return layers.Multiply(name=name)([x, gate])
+
+
+def projection(x: KerasTensor, filters: int, name: str, *, stride: int = 1) -> KerasTensor:
+    """The shortcut of a residual block: 1×1 convolution, then batch normalisation."""
+    x = layers.Conv2D(filters, 1, strides=stride, padding="same", name=f"{name}_conv")(x)
+    return layers.BatchNormalization(name=f"{name}_bn")(x)
+
+
+def stem(x: KerasTensor, filters: int, name: str) -> KerasTensor:
+    """The first residual block, at stride 1; unlike the others it does not normalise its input."""
+    y = conv3x3(x, filters, f"{name}_conv1")
+    y = conv3x3(norm_relu(y, f"{name}_norm"), filters, f"{name}_conv2")
+    y = layers.Add(name=f"{name}_add")([y, projection(x, filters, f"{name}_shortcut")])
+    return squeeze_excite(y, name)
+
+
+def residual_block(x: KerasTensor, filters: int, name: str, *, stride: int = 1) -> KerasTensor:
+    """A pre-activated residual block; the shortcut is always projected, and squeeze-and-excitation follows the sum."""
+    y = conv3x3(norm_relu(x, f"{name}_norm1"), filters, f"{name}_conv1", stride=stride)
+    y = conv3x3(norm_relu(y, f"{name}_norm2"), filters, f"{name}_conv2")
+    y = layers.Add(name=f"{name}_add")([y, projection(x, filters, f"{name}_shortcut", stride=stride)])
+    return squeeze_excite(y, name)
+
+
+def aspp(x: KerasTensor, filters: int, name: str) -> KerasTensor:
+    """Atrous spatial pyramid: four dilated branches, summed, then a 1×1 convolution."""
+    branches = []
+    for dilation in ASPP_DILATIONS:
+        y = conv3x3(x, filters, f"{name}_dilation{dilation}_conv", dilation=dilation)
+        branches.append(layers.BatchNormalization(name=f"{name}_dilation{dilation}_bn")(y))
+    y = layers.Add(name=f"{name}_add")(branches)
+    return layers.Conv2D(filters, 1, padding="same", name=name)(y)
+
+
+def attention_gate(skip: KerasTensor, x: KerasTensor, name: str) -> KerasTensor:
+    """Weigh the decoder's `x` by a map computed from it and from the skip connection at twice its size.
+
+    The gate is not squashed: its values are unbounded, which a half-precision export has to watch.
+    """
+    channels = x.shape[-1]
+    from_skip = conv3x3(norm_relu(skip, f"{name}_skip_norm"), channels, f"{name}_skip_conv")
+    from_skip = layers.MaxPooling2D(2, name=f"{name}_skip_pool")(from_skip)
+    from_x = conv3x3(norm_relu(x, f"{name}_x_norm"), channels, f"{name}_x_conv")
+    gate = layers.Add(name=f"{name}_add")([from_skip, from_x])
+    gate = conv3x3(norm_relu(gate, f"{name}_gate_norm"), channels, f"{name}_gate_conv")
+    return layers.Multiply(name=name)([gate, x])
+
+
+def probability_head(x: KerasTensor, name: str) -> KerasTensor:
+    """A 1×1 convolution to one channel and a sigmoid, computed in float32 whatever the precision policy."""
+    x = layers.Conv2D(1, 1, padding="same", name=f"{name}_logit")(x)
+    return layers.Activation("sigmoid", dtype="float32", name=name)(x)
+
+
+def image_input(height: int | None, width: int | None) -> KerasTensor:
+    """The network's input: float32 RGB in [0, 1], (batch, height, width, 3); None leaves a dimension open."""
+    return keras.Input((height, width, 3), name="image")

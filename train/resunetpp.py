@@ -1,0 +1,52 @@
+"""ResUNet++, exactly: 4,070,385 parameters at the default widths.
+
+Source: Jha et al., "ResUNet++: An Advanced Architecture for Medical Image Segmentation", IEEE ISM 2019. Where
+implementations differ, this one sums the ASPP branches, uses a squeeze ratio of 8 in encoder and decoder, a gate with
+as many channels as the decoder, nearest upsampling and 1×1 shortcuts. It takes RGB.
+"""
+
+from collections.abc import Sequence
+
+import keras
+from keras import KerasTensor, layers
+
+from polypstream.train.blocks import aspp, attention_gate, image_input, probability_head, residual_block, stem
+
+WIDTHS = (16, 32, 64, 128, 256)
+
+SUPERVISED_LAYERS = ("bridge", "decoder3", "decoder2", "decoder1")
+"""Where training may attach auxiliary heads, coarsest first: at 1/8, 1/4, 1/2 and 1/1 of the input."""
+
+
+def resunetpp(
+    *, height: int | None = 352, width: int | None = 352, widths: Sequence[int] = WIDTHS
+) -> keras.Model:
+    """Build the network.
+
+    Input: float32 RGB in [0, 1], (batch, height, width, 3), both sides multiples of 8, or None for any such size.
+    Output: float32 probability of polyp, (batch, height, width, 1).
+    """
+    if len(widths) != 5:
+        raise ValueError(f"widths holds {len(widths)} numbers; give five, four encoder stages and the bridge")
+    for side in (height, width):
+        if side is not None and side % 8:
+            raise ValueError(f"the input is {height}x{width}; both sides must be multiples of 8")
+    image = image_input(height, width)
+    skip1 = stem(image, widths[0], "encoder1")
+    skip2 = residual_block(skip1, widths[1], "encoder2", stride=2)
+    skip3 = residual_block(skip2, widths[2], "encoder3", stride=2)
+    bottom = residual_block(skip3, widths[3], "encoder4", stride=2)
+    x = aspp(bottom, widths[4], "bridge")
+    x = decoder_stage(skip3, x, widths[3], "decoder3")
+    x = decoder_stage(skip2, x, widths[2], "decoder2")
+    x = decoder_stage(skip1, x, widths[1], "decoder1")
+    x = aspp(x, widths[0], "head")
+    return keras.Model(image, probability_head(x, "probability"), name="resunetpp")
+
+
+def decoder_stage(skip: KerasTensor, x: KerasTensor, filters: int, name: str) -> KerasTensor:
+    """Attention, nearest 2× upsampling, concatenation with the skip, and a residual block."""
+    x = attention_gate(skip, x, f"{name}_attention")
+    x = layers.UpSampling2D(2, interpolation="nearest", name=f"{name}_up")(x)
+    x = layers.Concatenate(name=f"{name}_concat")([x, skip])
+    return residual_block(x, filters, name)
