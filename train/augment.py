@@ -4,6 +4,7 @@ Images are uint8 RGB (H, W, 3), masks uint8 0 or 1 (H, W). Geometry moves both; 
 compression touch the image alone.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -46,8 +47,8 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 0:
-                raise ConfigError(f"augmentation {name} is {value}; it must not be negative")
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"augmentation {name} is {value}; it must be a number that is not negative")
 
 
 def augmented(rgb: Image, mask: Image, settings: Augmentation, rng: np.random.Generator) -> tuple[Image, Image]:
@@ -116,8 +117,8 @@ def _blurred(rgb: Image, rng: np.random.Generator) -> Image:
     kernel = np.zeros((length, length), np.float32)
     kernel[length // 2] = 1 / length
     turn = cv2.getRotationMatrix2D(((length - 1) / 2, (length - 1) / 2), rng.uniform(0, 180), 1)
-    kernel = cv2.warpAffine(kernel, turn, (length, length))
-    return np.asarray(cv2.filter2D(rgb, -1, kernel / kernel.sum()), dtype=np.uint8)
+    turned = np.asarray(cv2.warpAffine(kernel, turn, (length, length)))
+    return np.asarray(cv2.filter2D(rgb, -1, turned / turned.sum()), dtype=np.uint8)
 
 
 def _with_glare(rgb: Image, rng: np.random.Generator) -> Image:
@@ -127,8 +128,8 @@ def _with_glare(rgb: Image, rng: np.random.Generator) -> Image:
         centre = int(rng.integers(width)), int(rng.integers(height))
         axes = tuple(int(a) for a in rng.integers(1, max(2, width // 24), 2))
         cv2.ellipse(light, centre, axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA)
-    light = cv2.GaussianBlur(light, (0, 0), max(0.6, width / 256))[..., None]
-    return (rgb + (250 - rgb.astype(np.float32)).clip(0) * light).clip(0, 255).astype(np.uint8)
+    spread = np.asarray(cv2.GaussianBlur(light, (0, 0), max(0.6, width / 256)))[..., None]
+    return (rgb + (250 - rgb.astype(np.float32)).clip(0) * spread).clip(0, 255).astype(np.uint8)
 
 
 def _compressed(rgb: Image, quality: int) -> Image:
@@ -145,6 +146,7 @@ def _bordered(rgb: Image, mask: Image, rng: np.random.Generator) -> tuple[Image,
     else:
         cut_x, cut_y = rng.uniform(0.02, 0.25) * width, rng.uniform(0.02, 0.25) * height
         x, y = width - 1, height - 1
-        corners = [(cut_x, 0), (x - cut_x, 0), (x, cut_y), (x, y - cut_y), (x - cut_x, y), (cut_x, y), (0, y - cut_y), (0, cut_y)]
-        cv2.fillConvexPoly(inside, np.array(corners, np.int32), 1)
+        top, bottom = [(cut_x, 0), (x - cut_x, 0)], [(x - cut_x, y), (cut_x, y)]
+        right, left = [(x, cut_y), (x, y - cut_y)], [(0, y - cut_y), (0, cut_y)]
+        cv2.fillConvexPoly(inside, np.array(top + right + bottom + left, np.int32), 1)
     return rgb * inside[..., None], mask * inside

@@ -1,47 +1,69 @@
-"""Batches for training: shuffled, augmented, and the same for the same seed and epoch."""
+"""Batches for training: shuffled, augmented, loaded ahead, and the same for the same seed and epoch."""
 
 import math
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from polypstream.train.augment import Augmentation, augmented
 from polypstream.train.data import Samples
 
-Batch = tuple[NDArray[np.float32], list[NDArray[np.float32]]]
+Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Images float32 RGB in [0, 1], (n, H, W, 3), and masks float32 0 or 1, (n, H, W, 1)."""
 
 
-class TrainingBatches(keras.utils.PyDataset):
-    """Augmented batches: images float32 RGB in [0, 1], (n, H, W, 3); masks float32 0 or 1, (n, H, W, 1), per output.
+@dataclass(frozen=True, kw_only=True)
+class BatchSource:
+    """Makes any batch of any epoch on demand, all of one shape: the epoch's last batch is filled from its beginning.
 
-    What an epoch holds depends on `seed`, `epoch` and the position alone, never on which worker made it or on what
-    ran before: a resumed training sees what the unbroken one would have seen.
+    A batch depends on the seed, the epoch and its position alone, never on which worker made it or on what ran
+    before: a resumed training sees what the unbroken one would have seen.
     """
 
-    def __init__(
-        self, samples: Samples, *, batch_size: int, outputs: int, augmentation: Augmentation, seed: int, workers: int
-    ) -> None:
-        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=8)
-        self._samples, self._batch_size, self._outputs = samples, batch_size, outputs
-        self._augmentation, self._seed = augmentation, seed
-        self.start_epoch(0)
+    samples: Samples
+    batch_size: int
+    augmentation: Augmentation
+    seed: int
 
-    def start_epoch(self, epoch: int) -> None:
-        """Shuffle for the given epoch, counted from 0."""
-        self._epoch = epoch
-        self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._samples))
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        return math.ceil(len(self.samples) / self.batch_size)
 
-    def __len__(self) -> int:
-        return math.ceil(len(self._samples) / self._batch_size)
-
-    def __getitem__(self, index: int) -> Batch:
-        chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
+    def batch(self, epoch: int, index: int) -> Batch:
+        """The batch at `index` of `epoch`, both counted from 0."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.samples))
         images, masks = [], []
-        for sample in chosen:
-            rng = np.random.default_rng((self._seed, self._epoch, int(sample)))
-            rgb, mask = augmented(self._samples.rgb[sample], self._samples.masks[sample], self._augmentation, rng)
+        for position in range(index * self.batch_size, (index + 1) * self.batch_size):
+            sample = order[position % len(order)]
+            rng = np.random.default_rng((self.seed, epoch, position))
+            rgb, mask = augmented(self.samples.rgb[sample], self.samples.masks[sample], self.augmentation, rng)
             images.append(rgb)
             masks.append(mask)
-        truth = np.stack(masks).astype(np.float32)[..., None]
-        return np.stack(images).astype(np.float32) / 255, [truth] * self._outputs
+        return np.stack(images).astype(np.float32) / np.float32(255), np.stack(masks).astype(np.float32)[..., None]
+
+
+def batches_ahead(
+    source: BatchSource, *, first_epoch: int, epochs: int, workers: int, ahead: int = 8
+) -> Generator[Batch, None, None]:
+    """Every batch from `first_epoch` up to `epochs`, in order, with up to `ahead` more in the making.
+
+    Close the iterator (`contextlib.closing`) when leaving early: that ends the worker threads. What a worker raises
+    is raised here.
+    """
+    positions = ((epoch, index) for epoch in range(first_epoch, epochs) for index in range(source.steps))
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+    waiting: deque[Future[Batch]] = deque()
+    try:
+        for epoch, index in positions:
+            waiting.append(pool.submit(source.batch, epoch, index))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

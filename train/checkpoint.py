@@ -1,40 +1,57 @@
-"""The state of a training run on disk: every variable of model and optimiser, in one file, replaced at once."""
+"""The state of a training run on disk: every variable of model and optimiser and the history, in one file."""
 
 import json
-import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from polypstream.errors import TrainingError
+from polypstream.train.report import EpochReport
+
+Values = list[NDArray[np.generic]]
 
 
-def save_checkpoint(path: Path, model: keras.Model, *, epochs_done: int) -> None:
-    """Write all weights and the optimiser's state; a kill at any moment leaves the old file or the new one."""
-    values = {f"{index:04d}": np.asarray(keras.ops.convert_to_numpy(v.value)) for index, v in enumerate(_variables(model))}
-    names = [v.path for v in _variables(model)]
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, state=json.dumps({"epochs_done": epochs_done, "names": names}), **values)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def values_of(model: keras.Model) -> Values:
+    """A copy of every weight and of the optimiser's state (moments, averages, step count)."""
+    return [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in _variables(model)]
 
 
-def load_checkpoint(path: Path, model: keras.Model) -> int:
-    """Restore what `save_checkpoint` wrote into a compiled model of the same shape; returns the epochs done."""
-    model.optimizer.build(model.trainable_variables)
-    variables = _variables(model)
-    with np.load(path, allow_pickle=False) as stored:
-        state = json.loads(str(stored["state"]))
-        shapes = [stored[f"{index:04d}"].shape for index in range(len(state["names"]))]
-        if shapes != [tuple(v.shape) for v in variables]:
-            raise TrainingError(f"{path} holds another network or optimiser; give another run folder, or remove it")
-        for index, variable in enumerate(variables):
-            variable.assign(stored[f"{index:04d}"])
-    return int(state["epochs_done"])
+def assign_values(model: keras.Model, values: Values) -> None:
+    """Put back what `values_of` copied."""
+    for variable, value in zip(_variables(model), values, strict=True):
+        variable.assign(value)
+
+
+def write_checkpoint(path: Path, model: keras.Model, history: Sequence[EpochReport]) -> None:
+    """Write the state after the last epoch of `history`."""
+    arrays = {f"{index:04d}": value for index, value in enumerate(values_of(model))}
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, history=json.dumps([asdict(report) for report in history]), **arrays)
+
+
+def load_checkpoint(path: Path, model: keras.Model) -> list[EpochReport]:
+    """Restore what `write_checkpoint` wrote into a compiled model of the same shape; returns the history.
+
+    Raises `TrainingError` where the file is damaged or of another model.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            history = [EpochReport(**report) for report in json.loads(str(stored["history"]))]
+            values = [stored[f"{index:04d}"] for index in range(len(stored.files) - 1)]
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise TrainingError(f"{path} is damaged ({error}); remove it to begin again") from error
+    if [value.shape for value in values] != [tuple(variable.shape) for variable in _variables(model)]:
+        raise TrainingError(f"{path} holds another network or optimiser; give another run folder, or remove it")
+    assign_values(model, values)
+    return history
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
-    return [*model.variables, *model.optimizer.variables]
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return [*model.weights, *model.optimizer.variables]

@@ -1,15 +1,13 @@
-"""Image–mask pairs on disk: finding them, splitting them, and loading them as arrays.
+"""Image–mask pairs on disk: finding them, reading them, and loading them as arrays of one size.
 
 Reads Kvasir-SEG (`images/`, `masks/`) and CVC-ClinicDB (`Original/`, `Ground Truth/`) as their authors publish them,
 and any other folder laid out in either way. Needs neither TensorFlow nor Keras.
 """
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -21,9 +19,8 @@ LAYOUTS = (("images", "masks"), ("Original", "Ground Truth"))
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
 MASK_THRESHOLD = 127
 """A mask pixel above this is polyp: published masks are JPEGs too, with a ramp at every edge."""
-
-Split = Literal["train", "val", "test"]
-SplitColumn = Literal["grouped", "random"]
+MOST_GREY = 0.05
+"""The largest share of pixels that a ramp may fill; above it the file is a photograph or a soft map, not a mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +33,8 @@ class Pair:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What a splits file calls this pair: the data set's folder name and the image's stem."""
-        return self.dataset, self.image.stem
+        """What a splits file calls this pair: the data set's folder in lower case, and the image's stem."""
+        return self.dataset.lower(), self.image.stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +49,26 @@ class Samples:
         return len(self.pairs)
 
 
-def pairs_from_folder(folder: Path) -> list[Pair]:
-    """Every pair of a data set's folder, sorted by name.
+def pairs_from_folders(folders: Sequence[Path]) -> list[Pair]:
+    """Every pair of several data sets, in the order given; what is wrong in any of them is in one `DatasetError`."""
+    names = [folder.resolve().name.lower() for folder in folders]
+    problems = [f"two data folders are called '{name}'" for name in sorted(set(names)) if names.count(name) > 1]
+    pairs: list[Pair] = []
+    for folder in folders:
+        try:
+            pairs += pairs_from_folder(folder)
+        except DatasetError as error:
+            problems.append(str(error))
+    if problems:
+        raise DatasetError("; ".join(problems))
+    return pairs
 
-    Raises `DatasetError` when the folder has no known layout, or listing every image without a mask and every mask
-    without an image.
+
+def pairs_from_folder(folder: Path) -> list[Pair]:
+    """Every pair of one data set's folder, sorted by name.
+
+    Raises `DatasetError` when the folder has no known layout, or listing every image without a mask, every mask
+    without an image, and every name that two files share.
     """
     for image_folder, mask_folder in LAYOUTS:
         if (folder / image_folder).is_dir() and (folder / mask_folder).is_dir():
@@ -65,71 +77,108 @@ def pairs_from_folder(folder: Path) -> list[Pair]:
     else:
         wanted = " or ".join(f"'{a}/' and '{b}/'" for a, b in LAYOUTS)
         raise DatasetError(f"{folder} is not a data set: it should hold {wanted}")
-    alone = [f"no mask for {images[stem].name}" for stem in sorted(images.keys() - masks.keys())]
-    alone += [f"no image for mask {masks[stem].name}" for stem in sorted(masks.keys() - images.keys())]
-    if alone:
-        raise DatasetError(f"{folder}: {'; '.join(alone)}")
+    problems = [f"no mask for {images[stem][0].name}" for stem in sorted(images.keys() - masks.keys())]
+    problems += [f"no image for mask {masks[stem][0].name}" for stem in sorted(masks.keys() - images.keys())]
+    for files in (*images.values(), *masks.values()):
+        if len(files) > 1:
+            problems.append(f"{' and '.join(file.name for file in files)} in {files[0].parent.name}/ share one name")
+    if problems:
+        raise DatasetError(f"{folder}: {'; '.join(problems)}")
     if not images:
         raise DatasetError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return [Pair(dataset=folder.resolve().name, image=images[s], mask=masks[s]) for s in sorted(images)]
+    return [Pair(dataset=folder.resolve().name, image=images[s][0], mask=masks[s][0]) for s in sorted(images)]
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
-
-
-def splits_from_csv(path: Path, column: SplitColumn) -> dict[tuple[str, str], str]:
-    """Read `dataset,image,<column>` rows: which split each (data set, image stem) belongs to."""
-    try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            return {(row["dataset"], Path(row["image"]).stem): row[column] for row in csv.DictReader(lines)}
-    except FileNotFoundError:
-        raise DatasetError(f"no splits file at {path}; give one with --splits") from None
-    except KeyError as missing:
-        raise DatasetError(f"{path} has no column {missing}; it should have dataset, image and {column}") from None
-
-
-def split_pairs(pairs: Iterable[Pair], splits: dict[tuple[str, str], str], split: Split) -> list[Pair]:
-    """Those pairs that belong to `split`; a pair that the splits do not name is an error, all of them listed."""
-    pairs = list(pairs)
-    unnamed = [f"{pair.dataset}/{pair.image.name}" for pair in pairs if pair.key not in splits]
-    if unnamed:
-        raise DatasetError(f"{len(unnamed)} images are in no split: {', '.join(unnamed)}")
-    return [pair for pair in pairs if splits[pair.key] == split]
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            found.setdefault(path.stem, []).append(path)
+    return found
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
     """An image file as uint8 RGB (H, W, 3)."""
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise DatasetError(f"{path} cannot be read as an image")
+    bgr = _decoded(path, cv2.IMREAD_COLOR)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """A mask file as bool (H, W), true where there is polyp."""
-    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if grey is None:
-        raise DatasetError(f"{path} cannot be read as a mask")
-    return np.asarray(grey > MASK_THRESHOLD)
+    """A mask file as bool (H, W), true where there is polyp.
+
+    Raises `DatasetError` where it is not black and white: labels of 0 and 1, or shades of grey.
+    """
+    grey = _decoded(path, cv2.IMREAD_GRAYSCALE)
+    mask = np.asarray(grey > MASK_THRESHOLD)
+    if not mask.any() and grey.any():
+        raise DatasetError(f"{path} is no black and white mask: its brightest pixel is {grey.max()} of 255")
+    share = float(np.mean((grey > MASK_THRESHOLD // 4) & (grey < 255 - MASK_THRESHOLD // 4)))
+    if share > MOST_GREY:
+        raise DatasetError(f"{path} is no black and white mask: {share:.0%} of it is grey")
+    return mask
 
 
-def load_samples(pairs: Sequence[Pair], *, height: int, width: int, workers: int = 4) -> Samples:
+def _decoded(path: Path, flags: int) -> NDArray[np.uint8]:
+    try:
+        data = path.read_bytes()
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except (OSError, cv2.error):
+        picture = None
+    if picture is None:
+        raise DatasetError(f"{path} cannot be read as an image")
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def read_pair(pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Image, uint8 RGB (H, W, 3), and mask, bool (H, W); `DatasetError` names all that is wrong with the two."""
+    problems = []
+    try:
+        rgb = read_rgb(pair.image)
+    except DatasetError as error:
+        problems.append(str(error))
+    try:
+        mask = read_mask(pair.mask)
+    except DatasetError as error:
+        problems.append(str(error))
+    if not problems and rgb.shape[:2] != mask.shape:
+        sizes = f"{rgb.shape[1]}x{rgb.shape[0]}", f"{mask.shape[1]}x{mask.shape[0]}"
+        problems.append(f"{pair.image} is {sizes[0]} but its mask is {sizes[1]}")
+    if problems:
+        raise DatasetError("; ".join(problems))
+    return rgb, mask
+
+
+def load_splits(
+    pairs: Mapping[str, Sequence[Pair]], *, height: int, width: int, workers: int = 4
+) -> dict[str, Samples]:
+    """Load several splits, given by name; every pair that cannot be used, of all of them, is in one `DatasetError`."""
+    empty = [name for name, some in pairs.items() if not some]
+    if empty:
+        raise DatasetError(f"there are no images for {' and '.join(empty)}; check the data folders and the splits file")
+    loaded = load_samples(
+        [pair for some in pairs.values() for pair in some], height=height, width=width, workers=workers
+    )
+    samples, start = {}, 0
+    for name, some in pairs.items():
+        part = slice(start, start + len(some))
+        samples[name] = Samples(pairs=loaded.pairs[part], rgb=loaded.rgb[part], masks=loaded.masks[part])
+        start += len(some)
+    return samples
+
+
+def load_samples(pairs: Iterable[Pair], *, height: int, width: int, workers: int = 4) -> Samples:
     """Load and scale pairs; every unreadable or mismatched one is listed in the one `DatasetError` raised."""
+    pairs = tuple(pairs)
     if not pairs:
         raise DatasetError("there are no images to load; check the data folders and the split")
     rgb = np.empty((len(pairs), height, width, 3), dtype=np.uint8)
     masks = np.empty((len(pairs), height, width), dtype=np.uint8)
 
     def load(index: int) -> str | None:
-        pair = pairs[index]
         try:
-            image, mask = read_rgb(pair.image), read_mask(pair.mask)
+            image, mask = read_pair(pairs[index])
         except DatasetError as error:
             return str(error)
-        if image.shape[:2] != mask.shape:
-            sizes = f"{image.shape[1]}x{image.shape[0]}", f"{mask.shape[1]}x{mask.shape[0]}"
-            return f"{pair.image} is {sizes[0]} but its mask is {sizes[1]}"
         rgb[index] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         coverage = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         masks[index] = coverage >= 0.5
@@ -139,4 +188,4 @@ def load_samples(pairs: Sequence[Pair], *, height: int, width: int, workers: int
         problems = [problem for problem in pool.map(load, range(len(pairs))) if problem]
     if problems:
         raise DatasetError(f"{len(problems)} of {len(pairs)} pairs cannot be used: {'; '.join(problems)}")
-    return Samples(pairs=tuple(pairs), rgb=rgb, masks=masks)
+    return Samples(pairs=pairs, rgb=rgb, masks=masks)

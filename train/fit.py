@@ -1,80 +1,30 @@
-"""One training run: from data folders to a run folder that can be resumed, judged and exported.
+"""One training run: from loaded samples to a run folder that can be resumed, judged and exported."""
 
-The run folder holds `config.json`, `history.jsonl` (a line per epoch), `last.npz` (everything needed to go on) and
-`best.keras` (the averaged weights that did best on the validation data).
-"""
-
-import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from polypstream.errors import ConfigError, TrainingError
+from polypstream.errors import TrainingError
 from polypstream.metrics import mean_dice
-from polypstream.train.augment import Augmentation
-from polypstream.train.batches import TrainingBatches
-from polypstream.train.checkpoint import load_checkpoint, save_checkpoint
+from polypstream.train.batches import Batch, BatchSource, batches_ahead
+from polypstream.train.checkpoint import assign_values, values_of
+from polypstream.train.config import TrainConfig
 from polypstream.train.data import Samples
 from polypstream.train.losses import bce_dice
-from polypstream.train.resunetpp import SUPERVISED_LAYERS, WIDTHS, resunetpp
+from polypstream.train.report import EpochReport, Progress
+from polypstream.train.resunetpp import SUPERVISED_LAYERS, resunetpp
+from polypstream.train.run_folder import RunFolder
+from polypstream.train.schedule import one_cycle
 from polypstream.train.supervision import loss_weights, with_auxiliary_heads
 from polypstream.train.torch_kernels import fused
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything that decides the outcome of a run, besides the data."""
-
-    height: int = 352
-    width: int = 352
-    widths: tuple[int, ...] = WIDTHS
-    epochs: int = 100
-    batch_size: int = 8
-    learning_rate: float = 2e-3
-    warmup_share: float = 0.1
-    """Share of all steps over which the learning rate rises, before it falls along a cosine to zero."""
-    weight_decay: float = 1e-4
-    average_momentum: float = 0.998
-    """Momentum of the running average of the weights, which is what is validated and kept."""
-    precision: str = "mixed_bfloat16"
-    seed: int = 0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1:
-            raise ConfigError(f"epochs is {self.epochs} and batch size {self.batch_size}; both must be at least 1")
-        if not 0 < self.learning_rate < 1:
-            raise ConfigError(f"the learning rate is {self.learning_rate}; it must lie between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochReport:
-    """What one epoch came to: the mean training loss and the validation Dice of each data set."""
-
-    epoch: int
-    epochs: int
-    loss: float
-    dice: dict[str, float]
-    seconds: float
-    seconds_left: float
-
-    @property
-    def mean_dice(self) -> float:
-        return float(np.mean(list(self.dice.values())))
-
-
-class Progress(Protocol):
-    """Who is told how a run goes on."""
-
-    def step(self, *, epoch: int, epochs: int, step: int, steps: int, loss: float, seconds_left: float) -> None: ...
-    def epoch(self, report: EpochReport) -> None: ...
+__all__ = ["EpochReport", "Progress", "TrainConfig", "dice_by_dataset", "train"]
 
 
 def train(
@@ -87,68 +37,174 @@ def train(
     workers: int = 1,
     initial: Path | None = None,
 ) -> Path:
-    """Train, or go on training where `run` was left, and return the path of `best.keras`.
+    """Train, or go on training where `run` was left, and return the path of `best.keras`, a float32 network.
 
-    `initial` is a Keras model whose weights the run starts from, at whatever input size it was trained.
+    `initial` is a Keras model whose weights a new run starts from, at whatever input size it was trained. Raises
+    `TrainingError` when the run folder belongs to another run or cannot be written, `initial` does not fit, or the
+    loss is no longer a number; what is on disk stays as it was after the last whole epoch.
     """
-    keras.config.set_dtype_policy(config.precision)
+    folder = RunFolder(run)
+    folder.claim(config, training=training, validation=validation)
     keras.utils.set_random_seed(config.seed)
-    _claim_run_folder(run, config)
-    network = resunetpp(height=config.height, width=config.width, widths=config.widths)
-    if initial is not None:
+    source = BatchSource(
+        samples=training, batch_size=config.batch_size, augmentation=config.augmentation, seed=config.seed
+    )
+    trainer = _Trainer(config, source, validation, progress, initial)
+    history = folder.resume(trainer.model)
+    done = len(history)
+    if done == config.epochs:
+        return folder.best
+    trainer.announce(epochs_done=done)
+    best = max((report.mean_dice for report in history), default=-1.0)
+    with closing(batches_ahead(source, first_epoch=done, epochs=config.epochs, workers=workers)) as batches:
+        for epoch in range(done + 1, config.epochs + 1):
+            report = trainer.epoch(epoch, batches)
+            if report.mean_dice > best:
+                best = report.mean_dice
+                folder.save_best(trainer.averaged_network())
+            history.append(report)
+            folder.save_epoch(trainer.model, history)
+            progress.epoch(report)
+    return folder.best
+
+
+class _Trainer:
+    """The networks of one run and what is done with them.
+
+    `network` is what is kept: float32 and without auxiliary heads. `core` is the same at the run's precision, and
+    `model` is `core` with auxiliary heads, compiled.
+    """
+
+    def __init__(
+        self, config: TrainConfig, source: BatchSource, validation: Samples, progress: Progress, initial: Path | None
+    ) -> None:
+        self._config, self._source, self._validation, self._progress = config, source, validation, progress
+        self.network = resunetpp(height=config.height, width=config.width, widths=config.widths)
+        if initial is not None:
+            _start_from(initial, self.network)
+        with _dtype_policy(config.precision):
+            self.core = fused(resunetpp(height=config.height, width=config.width, widths=config.widths))
+            self.core.set_weights(self.network.get_weights())
+            self.model = with_auxiliary_heads(self.core, SUPERVISED_LAYERS)
+            self.model.compile(
+                optimizer=_optimizer(config),
+                loss=[bce_dice] * len(self.model.outputs),
+                loss_weights=loss_weights(SUPERVISED_LAYERS),
+                jit_compile="auto" if keras.backend.backend() == "jax" else False,
+            )
+
+    def announce(self, *, epochs_done: int) -> None:
+        """Estimate the time that the run will take from trial steps, tell it, and start the clock."""
+        epochs, steps = self._config.epochs, self._source.steps
+        self._first_step, self._steps_in_all = epochs_done * steps, epochs * steps
+        validation_steps = len(self._validation) / self._config.batch_size / 3  # a forward pass is a third of a step
+        seconds_left = (epochs - epochs_done) * (steps + validation_steps) * self._step_s()
+        self._progress.begin(epochs_done=epochs_done, epochs=epochs, steps=steps, seconds_left=seconds_left)
+        self._began = time.monotonic()
+
+    def _step_s(self) -> float:
+        """Seconds that a step takes, measured without leaving a trace."""
+        before, batch = values_of(self.model), self._source.batch(0, 0)
+        outputs = [np.zeros((len(batch[0]), *output.shape[1:]), np.float32) for output in self.model.outputs]
+        self.model.compute_loss(y=self._truths(batch), y_pred=outputs)  # builds its metrics: the step is traced once
+        self._step(batch, 0)
+        times = []
+        for _ in range(2):
+            began = time.monotonic()
+            self._step(batch, 0)
+            times.append(time.monotonic() - began)
+        assign_values(self.model, before)
+        return min(times)
+
+    def epoch(self, epoch: int, batches: Iterator[Batch]) -> EpochReport:
+        """Train for one epoch, counted from 1, and validate the averaged weights."""
+        began = time.monotonic()
+        loss = self._train(epoch, batches)
+        with self._averaged_weights():
+            dice = dice_by_dataset(self.core, self._validation, batch_size=self._config.batch_size)
+        return EpochReport(
+            epoch=epoch,
+            epochs=self._config.epochs,
+            loss=loss,
+            dice=dice,
+            seconds=time.monotonic() - began,
+            seconds_left=self._seconds_left(epoch * self._source.steps),
+        )
+
+    def averaged_network(self) -> keras.Model:
+        """The network to keep, with the running average of the weights."""
+        with self._averaged_weights():
+            self.network.set_weights(self.core.get_weights())
+        return self.network
+
+    def _train(self, epoch: int, batches: Iterator[Batch]) -> float:
+        summed = 0.0
+        before = (epoch - 1) * self._source.steps
+        for step in range(1, self._source.steps + 1):
+            loss = self._step(next(batches), before + step - 1)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss became {loss} in step {step} of epoch {epoch}; "
+                    "begin another --run with a lower --learning-rate or --precision float32"
+                )
+            summed += loss
+            self._progress.step(
+                epoch=epoch,
+                step=step,
+                loss=summed / step,
+                seconds_left=self._seconds_left(before + step),
+            )
+        return summed / self._source.steps
+
+    def _step(self, batch: Batch, step: int) -> float:
+        self.model.optimizer.learning_rate = one_cycle(
+            step,
+            steps=self._config.epochs * self._source.steps,
+            peak=self._config.learning_rate,
+            warmup_share=self._config.warmup_share,
+        )
+        return float(self.model.train_on_batch(batch[0], self._truths(batch), return_dict=True)["loss"])
+
+    def _truths(self, batch: Batch) -> list[NDArray[np.float32]]:
+        return [batch[1]] * len(self.model.outputs)
+
+    def _seconds_left(self, steps_done: int) -> float:
+        pace_s = (time.monotonic() - self._began) / (steps_done - self._first_step)
+        return pace_s * (self._steps_in_all - steps_done)
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        variables = self.model.trainable_variables
+        current = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
+        self.model.optimizer.finalize_variable_values(variables)
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, current, strict=True):
+                variable.assign(value)
+
+
+def _start_from(initial: Path, network: keras.Model) -> None:
+    try:
         network.set_weights(keras.saving.load_model(initial, compile=False).get_weights())
-    core = fused(network)
-    model = with_auxiliary_heads(core, SUPERVISED_LAYERS)
-    steps = math.ceil(len(training) / config.batch_size)
-    model.compile(
-        optimizer=_optimizer(config, steps_per_epoch=steps),
-        loss=[bce_dice] * len(model.outputs),
-        loss_weights=loss_weights(SUPERVISED_LAYERS),
-        jit_compile="auto" if keras.backend.backend() == "jax" else False,
-    )
-    batches = TrainingBatches(
-        training,
-        batch_size=config.batch_size,
-        outputs=len(model.outputs),
-        augmentation=config.augmentation,
-        seed=config.seed,
-        workers=workers,
-    )
-    keeper = _EpochKeeper(config, core, network, batches, validation, run, progress, steps)
-    if (run / "last.npz").exists():
-        keeper.epochs_done = load_checkpoint(run / "last.npz", model)
-    model.fit(
-        batches,
-        epochs=config.epochs,
-        initial_epoch=keeper.epochs_done,
-        shuffle=False,
-        verbose=0,
-        callbacks=[keeper],
-    )
-    return run / "best.keras"
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(f"{initial} is not a Keras model of this network ({reason}); check --initial") from error
 
 
-def _claim_run_folder(run: Path, config: TrainConfig) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(config), indent=2)
-    path = run / "config.json"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise TrainingError(f"{run} was begun with other settings (see {path.name}); give another --run folder")
-    path.write_text(text, encoding="utf-8")
+@contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
-def _optimizer(config: TrainConfig, *, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    total = config.epochs * steps_per_epoch
-    warmup = max(1, round(config.warmup_share * total))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=config.learning_rate / 25,
-        decay_steps=max(1, total - warmup),
-        warmup_target=config.learning_rate,
-        warmup_steps=warmup,
-        alpha=0.001,
-    )
+def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
     return keras.optimizers.AdamW(
-        schedule,
+        config.learning_rate,  # set before every step: as a Keras schedule it would be computed anew for every variable
         weight_decay=config.weight_decay,
         global_clipnorm=1.0,
         use_ema=True,
@@ -157,88 +213,18 @@ def _optimizer(config: TrainConfig, *, steps_per_epoch: int) -> keras.optimizers
     )
 
 
-class _EpochKeeper(keras.callbacks.Callback):
-    """After each epoch: validate the averaged weights, keep the best, checkpoint, report."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        core: keras.Model,
-        network: keras.Model,
-        batches: TrainingBatches,
-        validation: Samples,
-        run: Path,
-        progress: Progress,
-        steps: int,
-    ) -> None:
-        super().__init__()
-        self._config, self._core, self._network, self._batches = config, core, network, batches
-        self._validation, self._run, self._progress, self._steps = validation, run, progress, steps
-        self.epochs_done = 0
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self._began, self._steps_at_start = time.monotonic(), self.epochs_done * self._steps
-        history = self._run / "history.jsonl"
-        lines = history.read_text(encoding="utf-8").splitlines()[: self.epochs_done] if history.exists() else []
-        history.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        self._best = max((json.loads(line)["mean_dice"] for line in lines), default=-1.0)
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._batches.start_epoch(epoch)
-        self._epoch, self._epoch_began = epoch, time.monotonic()
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._progress.step(
-            epoch=self._epoch,
-            epochs=self._config.epochs,
-            step=batch + 1,
-            steps=self._steps,
-            loss=float((logs or {})["loss"]),
-            seconds_left=self._seconds_left(self._epoch * self._steps + batch + 1),
-        )
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        model, loss = self.model, float((logs or {})["loss"])
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss became {loss} in epoch {epoch + 1}; resume with a lower --learning-rate")
-        current = [v.numpy() for v in model.trainable_variables]
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-        dice = dice_by_dataset(self._core, self._validation, batch_size=self._config.batch_size)
-        report = EpochReport(
-            epoch=epoch + 1,
-            epochs=self._config.epochs,
-            loss=loss,
-            dice=dice,
-            seconds=time.monotonic() - self._epoch_began,
-            seconds_left=self._seconds_left((epoch + 1) * self._steps),
-        )
-        if report.mean_dice > self._best:
-            self._best = report.mean_dice
-            self._network.set_weights(self._core.get_weights())
-            self._network.save(self._run / "best.partial.keras")
-            (self._run / "best.partial.keras").replace(self._run / "best.keras")
-        for variable, value in zip(model.trainable_variables, current, strict=True):
-            variable.assign(value)
-        self.epochs_done = epoch + 1
-        with (self._run / "history.jsonl").open("a", encoding="utf-8") as history:
-            history.write(json.dumps({**asdict(report), "mean_dice": report.mean_dice}) + "\n")
-        save_checkpoint(self._run / "last.npz", model, epochs_done=self.epochs_done)
-        self._progress.epoch(report)
-
-    def _seconds_left(self, steps_done: int) -> float:
-        pace = (time.monotonic() - self._began) / max(1, steps_done - self._steps_at_start)
-        return pace * (self._config.epochs * self._steps - steps_done)
-
-
 def dice_by_dataset(network: keras.Model, samples: Samples, *, batch_size: int) -> dict[str, float]:
     """Mean per-image Dice at 0.5, at the network's own size, of each data set among `samples`."""
-    predicted = _probabilities(network, samples.rgb, batch_size) >= 0.5
+    predicted = _masks(network, samples.rgb, batch_size)
     truth = samples.masks.astype(bool)
     names = np.array([pair.dataset for pair in samples.pairs])
     return {str(name): mean_dice(truth[names == name], predicted[names == name]) for name in np.unique(names)}
 
 
-def _probabilities(network: keras.Model, rgb: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    starts: Sequence[int] = range(0, len(rgb), batch_size)
-    parts = [network.predict_on_batch(rgb[s : s + batch_size].astype(np.float32) / 255)[..., 0] for s in starts]
-    return np.concatenate(parts)
+def _masks(network: keras.Model, rgb: NDArray[np.uint8], batch_size: int) -> NDArray[np.bool_]:
+    """Predict in batches of one shape, so that nothing is compiled twice: the last one is filled from the beginning."""
+    parts = []
+    for start in range(0, len(rgb), batch_size):
+        batch = rgb[np.arange(start, start + batch_size) % len(rgb)].astype(np.float32) / 255
+        parts.append(network.predict_on_batch(batch)[..., 0] >= 0.5)
+    return np.concatenate(parts)[: len(rgb)]

@@ -7,7 +7,7 @@ DICE_SMOOTHING = 1.0
 """Pixels added to both sides of the Dice ratio, so that an image with no polyp still has a gradient."""
 
 
-@keras.saving.register_keras_serializable(package="polypstream")
+@keras.saving.register_keras_serializable(package="polypstream")  # type: ignore[untyped-decorator]
 def bce_dice(truth: KerasTensor, probability: KerasTensor) -> KerasTensor:
     """Mean over the batch of binary cross-entropy plus (1 − soft Dice), computed per image in float32.
 

@@ -5,17 +5,18 @@ The arithmetic is the same; only the layer class differs, so weights move freely
 """
 
 import keras
-from keras import layers
+from keras import KerasTensor, layers
 
 
-class FusedBatchNormalization(layers.BatchNormalization):
+class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
     """Keras' layer for (batch, H, W, C), computed by `torch.nn.functional.batch_norm`.
 
     As in PyTorch, the moving variance takes the unbiased variance of the batch, Keras' own the biased one: a factor
     n/(n−1) with n in the thousands.
     """
 
-    def call(self, inputs, training=None, mask=None):  # type: ignore[no-untyped-def]
+    def call(self, inputs: KerasTensor, training: bool | None = None, mask: KerasTensor | None = None) -> KerasTensor:
+        """Normalise; while training, the moving statistics are updated in place."""
         import torch
 
         if mask is not None or self.axis not in (-1, 3) or inputs.ndim != 4:

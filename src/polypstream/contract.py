@@ -36,7 +36,7 @@ class ModelContract:
         for name, wanted in _TYPES.items():
             value = getattr(self, name)
             if not isinstance(value, wanted) or isinstance(value, bool):
-                raise ModelError(f"contract field '{name}' is {value!r}; it should be a {wanted.__name__}")
+                raise ModelError(f"contract field '{name}' is {value!r}; it should be of type {wanted.__name__}")
         if self.format != FORMAT:
             raise ModelError(f"the model's contract is of format {self.format}, this software reads {FORMAT}; update one of the two")
         if self.colour_order != "RGB":

@@ -1,0 +1,105 @@
+"""Decoding one video stream packet by packet such that an error costs no frame but the broken one."""
+
+from collections import deque
+from typing import TypeAlias
+
+import av
+from av.codec.context import ThreadType
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+
+from polypstream.realtime.damage import DamageLog
+
+VideoPacket: TypeAlias = "av.Packet[VideoStream]"
+
+_IN_FLIGHT = 40
+"""More packets than any decoder holds back: one for each thread, and its reordering."""
+_REMEMBERED_BYTES = 64 << 20
+
+_HIDDEN_FRAMES = frozenset({"vp8"})
+"""Codecs whose packets may hold a picture that is never shown."""
+
+
+class Decoder:
+    """Turns packets into frames in presentation order; what it cannot decode goes into the damage log.
+
+    When a decoder with threads meets an error while it is being drained, FFmpeg gives no frame after it. The last
+    packets are therefore kept, and those whose frames did not come are decoded once more without threads.
+    """
+
+    def __init__(self, stream: VideoStream, log: DamageLog) -> None:
+        self._stream, self._log = stream, log
+        self._context = stream.codec_context
+        self._context.thread_type = ThreadType.AUTO
+        self._is_watched = stream.codec_context.codec.canonical_name not in _HIDDEN_FRAMES
+        self._groups: deque[list[VideoPacket]] = deque()
+        self._bytes = 0
+        self.last_error: str | None = None
+
+    def decode(self, packet: VideoPacket) -> list[av.VideoFrame]:
+        """The frames that a packet brings forth: mostly one, sometimes none or several."""
+        has_time = packet.pts is not None and self._is_watched
+        if packet.pts is not None and has_time and not packet.is_discard:
+            self._log.expect(packet.pts, packet.duration or 0, corrupt=packet.is_corrupt)
+        self._remember(packet)
+        try:
+            frames = self._sent(packet)
+        except av.FFmpegError as error:
+            self.last_error = error.strerror
+            if not has_time:
+                self._log.failed()
+            return []
+        return self._logged(frames)
+
+    def flush(self) -> list[av.VideoFrame]:
+        """The frames that the decoder still holds. Call it once, after the last packet."""
+        try:
+            frames = self._logged(self._context.decode(None))
+        except av.FFmpegError as error:
+            self.last_error = error.strerror
+            frames = []
+        if self._log.missing():
+            frames += self._logged(self._second_try())
+        self._log.close()
+        return frames
+
+    def _sent(self, packet: VideoPacket) -> list[av.VideoFrame]:
+        try:
+            return self._context.decode(packet)
+        except av.BlockingIOError:  # an earlier error left the decoder full; PyAV has no call that only receives
+            self._context.flush_buffers()
+            return self._context.decode(packet)
+
+    def _logged(self, frames: list[av.VideoFrame]) -> list[av.VideoFrame]:
+        for frame in frames:
+            if frame.pts is not None:
+                self._log.delivered(frame.pts, frame.duration, corrupt=frame.is_corrupt)
+        return frames
+
+    def _remember(self, packet: VideoPacket) -> None:
+        if packet.is_keyframe or not self._groups:
+            self._groups.append([])
+            while len(self._groups) > 2 and sum(map(len, self._groups)) - len(self._groups[0]) >= _IN_FLIGHT:
+                self._forget()
+        self._groups[-1].append(packet)
+        self._bytes += packet.size
+        while self._bytes > _REMEMBERED_BYTES:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._bytes -= sum(packet.size for packet in self._groups.popleft())
+
+    def _second_try(self) -> list[av.VideoFrame]:
+        context = av.CodecContext.create(self._context.name, "r")
+        assert isinstance(context, VideoCodecContext)
+        context.extradata = self._context.extradata
+        context.width, context.height = self._context.width, self._context.height
+        context.thread_count = 1
+        frames: list[av.VideoFrame] = []
+        for packet in [*(packet for group in self._groups for packet in group), None]:
+            try:
+                frames += context.decode(packet)
+            except av.FFmpegError as error:
+                self.last_error = error.strerror
+        missing = self._log.missing()
+        return [frame for frame in frames if frame.pts in missing]

@@ -1,0 +1,5 @@
+"""`python -m polypstream.cli`."""
+
+from polypstream.cli import main
+
+main()

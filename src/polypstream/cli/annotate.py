@@ -1,0 +1,166 @@
+"""`polypstream annotate`: videos in, the same videos with every polyp outlined out."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from polypstream.errors import ConfigError, PolypstreamError
+
+if TYPE_CHECKING:
+    from polypstream.realtime import annotate as job
+
+DEMO_NAME = "demo.mp4"
+
+error_console = Console(stderr=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommand."""
+    app.command("annotate")(annotate)
+
+
+def annotate(
+    videos: Annotated[list[Path] | None, typer.Argument(help="Video files.", show_default=False)] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("annotated"),
+    model: Annotated[Path | None, typer.Option(help="ONNX model.  [default: the one in the package]")] = None,
+    backend: Annotated[str, typer.Option(help="Inference backend: auto or onnxruntime.")] = "auto",
+    threshold: Annotated[
+        float | None, typer.Option(min=0.001, max=0.999, help="Probability that counts as polyp.  [default: the model's]")
+    ] = None,
+    codec: Annotated[str, typer.Option(help="h264, hevc, ffv1, or any FFmpeg video encoder.")] = "h264",
+    quality: Annotated[str, typer.Option(help="CRF, lower is better, or 'lossless'.")] = "18",
+    demo: Annotated[bool, typer.Option("--demo", help="Make a synthetic clip in the output folder and annotate it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Outline every polyp in VIDEOS, frame by frame.
+
+    For each video, OUTPUT receives <stem>_overlay.mp4, the same video with contours, and <stem>_polyps.jsonl, a line
+    per frame. Research software, not a medical device.
+    """
+    from polypstream.models import default_model
+    from polypstream.realtime.annotate import AnnotateConfig
+    from polypstream.realtime.segmenter import segmenter_from_onnx
+    from polypstream.realtime.sink import Encoding
+
+    videos = list(videos or [])
+    if not videos and not demo:
+        raise typer.BadParameter("name at least one video, or use --demo", param_hint="VIDEOS")
+    _check_names(videos, demo=demo)
+    segmenter = segmenter_from_onnx(model or default_model(), backend=backend)
+    config = AnnotateConfig(
+        threshold=segmenter.contract.threshold if threshold is None else threshold,
+        encoding=Encoding(codec=codec, quality=_quality(quality)),
+    )
+    if demo:
+        videos.insert(0, _make_demo(output))
+    done, failed = [], []
+    for video in videos:
+        try:
+            done.append(_annotate_with_progress(video, output, segmenter, config))
+        except PolypstreamError as error:
+            failed.append((video, str(error)))
+            error_console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            error_console.print(f"interrupted; what was done of {escape(video.name)} is in {escape(str(output))}")
+            raise
+    if as_json:
+        print(json.dumps({"done": [_plain(asdict(d)) for d in done], "failed": [_failure(*f) for f in failed]}, indent=2))
+    elif done:
+        Console().print(_table(done))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _quality(text: str) -> int | str:
+    if text == "lossless":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is neither a number nor 'lossless'", param_hint="--quality") from None
+
+
+def _check_names(videos: list[Path], *, demo: bool) -> None:
+    stems = Counter([video.stem for video in videos] + [Path(DEMO_NAME).stem] * demo)
+    twice = sorted(stem for stem, count in stems.items() if count > 1)
+    if twice:
+        raise ConfigError(f"several videos are named {', '.join(twice)}; give each its own --output, or rename them")
+
+
+def _make_demo(folder: Path) -> Path:
+    from polypstream.errors import SinkError
+    from polypstream.synthetic import SyntheticClip, write_clip
+
+    path, clip = folder / DEMO_NAME, SyntheticClip()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _progress() as progress:
+            task = progress.add_task("making a synthetic clip", total=clip.frame_count, rate="")
+            write_clip(path, clip, on_frame=lambda index: progress.update(task, completed=index + 1))
+    except OSError as error:
+        raise SinkError(f"cannot write {path}: {error.strerror}; choose another folder with --output") from None
+    return path
+
+
+def _annotate_with_progress(video: Path, folder: Path, segmenter: Any, config: "job.AnnotateConfig") -> "job.Annotated":
+    from polypstream.realtime.annotate import annotate_video
+
+    with _progress() as progress:
+        task = progress.add_task(escape(video.name), total=None, rate="")
+        return annotate_video(video, folder, segmenter, config, on_step=lambda step: _show(progress, task, step))
+
+
+def _show(progress: Progress, task: TaskID, step: "job.Step") -> None:
+    total = step.frames_expected
+    if total is None and step.duration_s and step.pts_s > 0:
+        total = round(step.frames * step.duration_s / step.pts_s)
+    rate = f"{step.fps:.1f} fps" if step.fps else ""
+    progress.update(task, completed=step.frames, total=total and max(total, step.frames), rate=rate)
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    return Progress(*columns, console=error_console, disable=not sys.stderr.isatty())
+
+
+def _table(done: "list[job.Annotated]") -> Table:
+    table = Table(title="annotated")
+    table.add_column("video")
+    for heading in ("frames", "with polyp", "fps", "latency p50 / p99"):
+        table.add_column(heading, justify="right")
+    table.add_column("overlay", overflow="fold")
+    for row in done:
+        latency = f"{row.latency.p50_ms:.0f} / {row.latency.p99_ms:.0f} ms" if row.latency else ""
+        fps = f"{row.fps:.1f}" if row.fps else ""
+        name = escape(row.video.name)
+        table.add_row(name, str(row.frames), str(row.frames_with_polyp), fps, latency, escape(str(row.overlay)))
+        for remark in (*row.notices, *(damage.message for damage in row.damage)):
+            table.add_row(f"[yellow]{escape(remark)}[/yellow]")
+    return table
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _failure(video: Path, message: str) -> dict[str, str]:
+    return {"video": str(video), "error": message}

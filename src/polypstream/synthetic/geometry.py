@@ -1,0 +1,300 @@
+"""Which point of the wall or of a polyp each pixel sees, by marching its ray through the distance to both.
+
+Points are float32 arrays of one entry a ray. The tube is straightened first: `across` and `down` are measured from its
+middle, `along` follows its bends, so that relief and polyps are described in a straight tube.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from polypstream.synthetic.anatomy import PERIOD, RELIEF_SIZE, SKIN_SIDE, Floats, Polyp, PolypKind, Wall
+from polypstream.synthetic.camera import Journey, View
+
+REACH = 11.0
+"""Rays end this far from the eye, in the dark."""
+NEAREST = 0.08
+"""Nothing comes nearer to the eye than this."""
+BLEND = 0.09
+"""Width of the rounded joint between wall and polyp, in radii."""
+_ROW = 256
+"""Rays are handled in rows of this many, because OpenCV's maps are two-dimensional."""
+_COURSE_LENGTH = REACH + 1.5
+_COURSE_KNOTS, _COURSE_STEPS = 1024, 8192
+"""The bends are worked out at the knots, and looked up in steps between them."""
+_ROUNDS = 11
+_TOLERANCE = 0.002
+"""A point is found when it is known to this share of its distance."""
+
+Hits = Sequence[NDArray[np.intp]]
+"""For each polyp, the rays that may meet it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surface:
+    """What the rays meet, (rays,) each."""
+
+    depth: Floats
+    """Distance from the eye."""
+    cos: Floats
+    """Cosine of the angle around the tube."""
+    sin: Floats
+    along: Floats
+    normal: Floats
+    """(3, rays) unit, into the lumen, world axes."""
+    lead: Floats
+    """Distance to the wall less that to the nearest polyp: positive on a polyp."""
+    crease: Floats
+    """Distance to the nearest polyp; large far from any."""
+    skin: Floats
+    """(3, rays) place on the skin of the nearest polyp, in texels, and how much of that skin shows, 0 to 1."""
+    nearest: NDArray[np.int8]
+    """Number of the nearest polyp among those given, -1 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """A polyp placed in front of the camera."""
+
+    polyp: Polyp
+    along: float
+    """Where it grows, in the camera's turn of the periodic tube."""
+    centre: NDArray[np.float64]
+    """(3,) middle of its bounding ball, in the world."""
+    reach: float
+    """Radius of that ball."""
+
+
+class Tube:
+    """The part of the colon around one camera position, straightened."""
+
+    def __init__(self, wall: Wall, journey: Journey, view: View) -> None:
+        self._relief = wall.relief
+        self._near_relief = np.ascontiguousarray(wall.relief[..., 0])
+        self._eye = view.eye.astype(np.float32)
+        self._first = float(view.eye[2]) - 1.5
+        z = self._first + (np.arange(_COURSE_KNOTS) + 0.5) * (_COURSE_LENGTH / _COURSE_KNOTS)
+        knots = np.concatenate(journey.course(z)).T.astype(np.float32)
+        self._course = np.asarray(cv2.resize(knots, (4, _COURSE_STEPS), interpolation=cv2.INTER_LINEAR), np.float32)
+        self.growths = [g for p in wall.polyps if (g := _growth(p, journey, float(view.eye[2])))]
+
+    def straight(self, rays: Floats, depth: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Points on the rays, as across, down, along, and the tube's (4, rays) middle and slope there."""
+        x, y, z = (rays[axis] * depth + self._eye[axis] for axis in range(3))
+        steps = ((z - np.float32(self._first)) * np.float32(_COURSE_STEPS / _COURSE_LENGTH)).astype(np.int32)
+        course = self._course.take(steps, axis=0, mode="clip")
+        across, down = x - course[..., 0], y - course[..., 1]
+        return across, down, z + course[..., 2] * across + course[..., 3] * down, course
+
+    def wall_distance(self, across: Floats, down: Floats, along: Floats) -> Floats:
+        """Radius of the wall less the distance from the middle: positive in the lumen."""
+        distance, angle = cv2.cartToPolar(across, down)
+        return _looked_up(self._near_relief, *_relief_place(angle.reshape(-1), along)) - distance.reshape(-1)
+
+    def distance(self, rays: Floats, depth: Floats, near: Hits) -> Floats:
+        """Distance to wall and polyps, joined softly; `near` lists the rays that may meet each polyp."""
+        across, down, along, _ = self.straight(rays, depth)
+        total = self.wall_distance(across, down, along)
+        for growth, chosen in zip(self.growths, near, strict=True):
+            if chosen.size:
+                local = _local(growth, across[chosen], down[chosen], along[chosen])
+                total[chosen] = _joined(total[chosen], polyp_distance(growth.polyp, *local))
+        return total
+
+    def near(self, rays: Floats) -> list[NDArray[np.intp]]:
+        """For each polyp, the rays that pass its bounding ball."""
+        chosen = []
+        for growth in self.growths:
+            towards = growth.centre - self._eye
+            distance = float(np.linalg.norm(towards))
+            sine = min(1.0, growth.reach / distance)
+            limit = np.sqrt(1 - sine * sine) if sine < 1 else -1.0
+            chosen.append(np.flatnonzero((towards / distance).astype(np.float32) @ rays >= np.float32(limit)))
+        return chosen
+
+    def surface(self, rays: Floats, depth: Floats) -> Surface:
+        """Everything shading needs to know about the points found."""
+        across, down, along, course = self.straight(rays, depth)
+        distance, angle = (p.reshape(-1) for p in cv2.cartToPolar(across, down))
+        relief = _looked_up(self._relief, *_relief_place(angle, along))
+        inverse = 1 / np.maximum(distance, 1e-3)
+        cos, sin = across * inverse, down * inverse
+        turn = relief[..., 1] * inverse
+        gradient = [-cos - turn * sin, -sin + turn * cos, relief[..., 2].copy()]
+        wall = relief[..., 0] - distance
+        crease, lead = np.full_like(wall, 1e3), np.full_like(wall, -1e3)
+        skin, nearest = np.zeros((3, wall.size), np.float32), np.full(wall.shape, -1, np.int8)
+        for number, (growth, chosen) in enumerate(zip(self.growths, self.near(rays), strict=True)):
+            if not chosen.size:
+                continue
+            local = _local(growth, across[chosen], down[chosen], along[chosen])
+            found = polyp_distance(growth.polyp, *local)
+            closer = found < crease[chosen]
+            share = np.clip(0.5 + 0.5 * (wall[chosen] - found) / BLEND, 0, 1)
+            slope = _slope(growth.polyp, local, found)
+            cosine, sine = np.float32(np.cos(growth.polyp.angle)), np.float32(np.sin(growth.polyp.angle))
+            world = (-sine * slope[0] - cosine * slope[2], cosine * slope[0] - sine * slope[2], slope[1])
+            for axis in range(3):
+                gradient[axis][chosen] += share * (world[axis] - gradient[axis][chosen])
+            rays_closer = chosen[closer]
+            crease[rays_closer], nearest[rays_closer] = found[closer], number
+            lead[rays_closer] = (wall[chosen] - found)[closer]
+            skin[:, rays_closer] = _skin_place(growth.polyp, *local)[:, closer]
+        return Surface(
+            depth=depth,
+            cos=cos,
+            sin=sin,
+            along=along,
+            normal=_bent(gradient, course),
+            lead=lead,
+            crease=crease,
+            skin=skin,
+            nearest=nearest,
+        )
+
+    def clear_depth(self, rays: Floats, *, beam: float, steps: int) -> Floats:
+        """How far a beam around each ray, of that half-width per unit of depth, meets nothing."""
+        start = np.full(rays.shape[1], NEAREST, np.float32)
+        return self._opened(rays, start, self.near(rays), beam, steps)
+
+    def march(self, rays: Floats, clear: Floats) -> Floats:
+        """Distance along each ray to the first surface, from a depth known to be clear."""
+        depth = clear.copy()
+        active = np.arange(depth.size)
+        for _ in range(_ROUNDS):
+            some = rays[:, active] if active.size < depth.size else rays
+            found, unsure = self._advanced(some, depth[active], self.near(some), 2)
+            depth[active] = found
+            moving = np.flatnonzero((unsure > _TOLERANCE * (0.3 + found)) & (found < REACH))
+            if not moving.size:
+                break
+            active = active[np.resize(moving, -(-moving.size // _ROW) * _ROW)]
+        return depth
+
+    def _opened(self, rays: Floats, depth: Floats, near: Hits, cone: float, steps: int) -> Floats:
+        """Depths up to which a widening beam around each ray is clear, after so many steps."""
+        for _ in range(steps):
+            free = self.distance(rays, depth, near) * np.float32(0.5) - np.float32(cone) * depth
+            depth = np.minimum(depth + np.maximum(free, 0), np.float32(REACH))
+        return depth
+
+    def _advanced(self, rays: Floats, depth: Floats, near: Hits, steps: int) -> tuple[Floats, Floats]:
+        """Depths after some steps of the secant method, and how far each may still be from its surface."""
+        last = self.distance(rays, depth, near)
+        move = last * np.float32(0.5)
+        for _ in range(steps):
+            depth = np.minimum(depth + move, np.float32(REACH))
+            rest = self.distance(rays, depth, near)
+            fall = (last - rest) / np.where(np.abs(move) < 1e-6, np.float32(1e-6), move)
+            rate = 1 / np.maximum(np.minimum(fall, 1.8), np.clip(0.5 + rest * 8, 0.5, 1.7))  # far off, folds may hide
+            rate[fall < 0.1] = 0.5
+            last, move = rest, rest * rate
+        return np.minimum(depth + move, np.float32(REACH)), np.where(fall < 0.1, np.float32(1), np.abs(move))
+
+
+def polyp_distance(polyp: Polyp, around: Floats, along: Floats, height: Floats) -> Floats:
+    """Roughly the distance to a polyp, from coordinates relative to its foot, in radii."""
+    size = polyp.size
+    if polyp.kind is PolypKind.PEDUNCULATED:
+        across, ahead, up = around - polyp.lean[0] * size, along - polyp.lean[1] * size, height - 1.5 * size
+        ball = np.sqrt(across**2 + ahead**2 + (up * 1.12) ** 2)
+        ball = ball - size * _lumps(polyp, around, along, height, 0.07)
+        part = np.clip(height / (1.5 * size), -0.3, 1)
+        sideways, lengthways = around - part * (polyp.lean[0] * size), along - part * (polyp.lean[1] * size)
+        beyond = np.maximum(height - 1.5 * size, 0)
+        stalk = np.sqrt(sideways**2 + lengthways**2 + beyond**2)
+        return _joined(ball, stalk - size * (0.48 + 0.25 * (1 - part) ** 2), 0.3 * size)
+    flat = polyp.kind is PolypKind.FLAT
+    wide, long, high = (1.15, 0.95, 0.42) if flat else (1.05, 0.95, 0.92)
+    sunk = 0.02 if flat else 0.22
+    span = (around / (wide * size)) ** 2 + (along / (long * size)) ** 2 + ((height - sunk * size) / (high * size)) ** 2
+    lumps = _lumps(polyp, around, along, height, 0.10 if flat else 0.075)
+    return np.asarray((np.sqrt(span) - lumps) * np.float32(size * (0.6 if flat else 0.9)), dtype=np.float32)
+
+
+def _lumps(polyp: Polyp, around: Floats, along: Floats, height: Floats, strength: float) -> Floats:
+    """A factor about 1 that makes an outline uneven."""
+    turn, rate = polyp.phase, 1 / polyp.size
+    broad = np.sin(around * (2.3 * rate) + turn) * np.sin(along * (2.6 * rate) + 2 * turn)
+    broad = broad + 0.6 * np.sin(height * (3.1 * rate) + along * (3.4 * rate) + 3 * turn)
+    return np.asarray(1 + strength * broad, dtype=np.float32)
+
+
+def _slope(polyp: Polyp, local: tuple[Floats, Floats, Floats], found: Floats) -> Floats:
+    """Unit gradient of a polyp's distance: around, along, height; (3, rays)."""
+    around, along, height = local
+    step = np.float32(0.012)
+    slope = np.stack(
+        [
+            polyp_distance(polyp, around + step, along, height),
+            polyp_distance(polyp, around, along + step, height),
+            polyp_distance(polyp, around, along, height + step),
+        ]
+    )
+    slope -= found
+    return np.asarray(slope / np.maximum(np.sqrt((slope * slope).sum(axis=0)), 1e-6), dtype=np.float32)
+
+
+def _skin_place(polyp: Polyp, around: Floats, along: Floats, height: Floats) -> Floats:
+    """Where on its skin a point lies, in texels, by a stereographic chart from the top; stalks are bare. (3, rays)."""
+    middle = 1.5 if polyp.kind is PolypKind.PEDUNCULATED else 0.0
+    up = height / polyp.size - middle
+    across, ahead = around / polyp.size, along / polyp.size
+    length = np.sqrt(across**2 + ahead**2 + up**2) + 1e-3
+    scale = np.float32(0.36 * SKIN_SIDE) / (length + np.maximum(up, -0.7 * length))
+    half = np.float32(SKIN_SIDE / 2)
+    shown = np.clip(up * 2.2 + 2.0, 0.25, 1) if polyp.kind is PolypKind.PEDUNCULATED else np.ones_like(up)
+    return np.stack([across * scale + half, ahead * scale + half, shown])
+
+
+def _local(growth: Growth, across: Floats, down: Floats, along: Floats) -> tuple[Floats, Floats, Floats]:
+    """Around, along and height, relative to a polyp's foot."""
+    cos, sin = np.float32(np.cos(growth.polyp.angle)), np.float32(np.sin(growth.polyp.angle))
+    height = np.float32(growth.polyp.wall) - (across * cos + down * sin)
+    return down * cos - across * sin, along - np.float32(growth.along), height
+
+
+def _growth(polyp: Polyp, journey: Journey, z: float) -> Growth | None:
+    """The polyp as it stands ahead of a camera at z, or None where it cannot be seen."""
+    along = z - 1.0 + (polyp.along - z + 1.0) % PERIOD
+    if along - z > 8.0:
+        return None
+    tall = 2.0 if polyp.kind is PolypKind.PEDUNCULATED else 0.5
+    inward = polyp.wall - 0.6 * tall * polyp.size
+    offset = inward * np.array([np.cos(polyp.angle), np.sin(polyp.angle)])
+    at = along
+    for _ in range(6):
+        middle, slope = journey.course(np.array(at))
+        at = along - float(slope @ offset)
+    reach = (1.9 if polyp.kind is PolypKind.PEDUNCULATED else 1.45) * polyp.size * 1.25 + 2 * BLEND
+    return Growth(polyp=polyp, along=along, centre=np.array([*(middle + offset), at]), reach=reach)
+
+
+def _joined(first: Floats, second: Floats, width: float = BLEND) -> Floats:
+    """The smaller of two distances, rounded where they meet."""
+    gap = np.maximum(np.float32(width) - np.abs(first - second), 0)
+    return np.asarray(np.minimum(first, second) - gap * gap * np.float32(0.25 / width), dtype=np.float32)
+
+
+def _bent(gradient: list[Floats], course: Floats) -> Floats:
+    """Straight-tube gradients as unit normals in the world, (3, rays)."""
+    x, y, along = gradient
+    slope_x, slope_y = course[..., 2], course[..., 3]
+    normal = np.stack([x + slope_x * along, y + slope_y * along, along - slope_x * x - slope_y * y])
+    return np.asarray(normal / np.sqrt((normal * normal).sum(axis=0)), dtype=np.float32)
+
+
+def _relief_place(angle: Floats, along: Floats) -> tuple[Floats, Floats]:
+    turns = along * np.float32(1 / PERIOD)
+    columns = angle * np.float32(RELIEF_SIZE[1] / (2 * np.pi))
+    return columns, (turns - np.floor(turns)) * np.float32(RELIEF_SIZE[0])
+
+
+def _looked_up(table: Floats, columns: Floats, rows: Floats) -> Floats:
+    """Bilinear values of a map at places given by flat arrays whose length is a multiple of the row."""
+    shape = (-1, _ROW)
+    found = cv2.remap(table, columns.reshape(shape), rows.reshape(shape), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(found.reshape(columns.size, *table.shape[2:]), dtype=np.float32)

@@ -1,0 +1,49 @@
+"""The settings of one training run: everything that decides its outcome besides the data."""
+
+from dataclasses import dataclass, field
+
+from polypstream.errors import ConfigError
+from polypstream.train.augment import Augmentation
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Checked on construction: raises `ConfigError`."""
+
+    height: int = 352
+    width: int = 352
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Channels of the four encoder stages and the bridge."""
+    epochs: int = 100
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    warmup_share: float = 0.1
+    """Share of all steps over which the learning rate rises, before it falls along a cosine to zero."""
+    weight_decay: float = 1e-4
+    average_momentum: float = 0.998
+    """Momentum of the running average of the weights, which is what is validated and kept."""
+    precision: str = "mixed_bfloat16"
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 8 or self.height % 8 or self.width % 8:
+            raise ConfigError(f"the size is {self.width}x{self.height}; both sides must be multiples of 8")
+        if len(self.widths) != 5 or min(self.widths) < 8:
+            raise ConfigError(f"the widths are {self.widths}; give five numbers of at least 8")
+        if min(self.epochs, self.batch_size) < 1:
+            raise ConfigError(f"epochs is {self.epochs} and batch size {self.batch_size}; both must be at least 1")
+        if not 0 < self.learning_rate < 1:
+            raise ConfigError(f"the learning rate is {self.learning_rate}; it must lie between 0 and 1")
+        if not 0 <= self.warmup_share < 1:
+            raise ConfigError(f"the warm-up share is {self.warmup_share}; it must be at least 0 and below 1")
+        if not 0 <= self.weight_decay < 1:
+            raise ConfigError(f"the weight decay is {self.weight_decay}; it must be at least 0 and below 1")
+        if not 0 <= self.average_momentum < 1:
+            raise ConfigError(f"the average's momentum is {self.average_momentum}; it must be at least 0 and below 1")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"the precision is {self.precision!r}; choose from {', '.join(PRECISIONS)}")
+        if self.seed < 0:
+            raise ConfigError(f"the seed is {self.seed}; it must not be negative")
