@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.report import write_report
+from benchmarks.report import RESULTS, write_report
 from polypstream.models import default_model
 from polypstream.realtime.annotate import AnnotateConfig, annotate_video
 from polypstream.realtime.frame import Frame, Rgb
@@ -57,22 +57,23 @@ def main() -> None:
     """Measure, print and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", type=Path, help="clip to annotate; the synthetic one where none is given")
-    parser.add_argument("--model", type=Path, default=default_model())
+    parser.add_argument("--model", type=Path, help="ONNX model; the one in the package where none is given")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         video = options.video
         if video is None:
             video = Path(folder) / "synthetic.mp4"
             write_clip(video, SyntheticClip(seconds=4))
-        results = measure(video, segmenter_from_onnx(options.model), repeats=options.repeats)
-    path = write_report("throughput", results)
+        results = measure(video, segmenter_from_onnx(options.model or default_model()), repeats=options.repeats)
+    path = write_report("throughput", results, folder=options.results)
     print(f"bare model {results['bare_fps']:.2f} fps, annotate {results['annotate_fps']:.2f} fps")
     print(f"annotate / bare model: {results['ratio']:.3f} (median of {options.repeats} rounds); written to {path}")
 
 
 def measure(video: Path, segmenter: OnnxRuntimeSegmenter, *, repeats: int) -> dict[str, object]:
-    """Rounds of bare model, whole job, bare model again; each round's ratio is against the mean of its two bare runs."""
+    """Rounds of bare model, whole job, bare model: the whole is held against the mean of the two around it."""
     pictures = small_pictures(video, segmenter, most=BARE_PICTURES)
     bare_fps(segmenter, pictures[:5])
     rounds = []
@@ -80,7 +81,9 @@ def measure(video: Path, segmenter: OnnxRuntimeSegmenter, *, repeats: int) -> di
     for _ in range(repeats):
         whole = annotate_fps(video, segmenter)
         after = bare_fps(segmenter, pictures)
-        rounds.append({"bare_fps": (before + after) / 2, "annotate_fps": whole, "ratio": 2 * whole / (before + after)})
+        rounds.append(
+            {"bare_fps": (before + after) / 2, "annotate_fps": whole, "ratio": whole / ((before + after) / 2)}
+        )
         before = after
     middle = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     return {

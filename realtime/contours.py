@@ -19,8 +19,8 @@ Points = NDArray[np.float64]
 """float64 (n, 2): x, y along a closed curve, the last point joined to the first."""
 
 MIN_AREA_SHARE = 0.0005
-"""Smaller regions are noise: no polyp of Kvasir-SEG or CVC-ClinicDB is under 0.0017 of its picture, and the specks left
-in their masks are all under 0.0001."""
+"""Smaller regions are noise: the smallest polyp of CVC-ClinicDB covers 0.0017 of its picture, the specks left in the
+masks of public sets under 0.0001."""
 SMOOTHING = 2.5
 """Standard deviation, in model pixels along the curve, of the filter that takes the staircase out of a contour."""
 VERTEX_TOLERANCE = 0.05

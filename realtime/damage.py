@@ -51,6 +51,7 @@ class DamageLog:
         self._covered: int | None = None
         self._stretches: list[_Stretch] = []
         self._corrupt_packets: set[int] = set()
+        self._holes: list[int] = []
 
     @property
     def end(self) -> int | None:
@@ -69,6 +70,10 @@ class DamageLog:
             expected, length = self._expected.pop(0)
             if expected < pts and not self._is_covered(expected):
                 self._add(_Stretch(start=expected, end=expected + (length or self._step), lost=1))
+        if any(hole <= pts for hole in self._holes):
+            self._holes = [hole for hole in self._holes if hole > pts]
+            if self._covered is not None and pts > self._covered:
+                self._add(_Stretch(start=self._covered, end=pts, remark="the file is damaged there"))
         if corrupt or pts in self._corrupt_packets:
             self._corrupt_packets.discard(pts)
             self._add(_Stretch(start=pts, end=pts + (duration or self._step), corrupt=1))
@@ -79,9 +84,9 @@ class DamageLog:
         start = self._covered or 0
         self._add(_Stretch(start=start, end=start + self._step, lost=1))
 
-    def skipped(self, start: int, end: int) -> None:
-        """The container gave no packets between two times, though it should have."""
-        self._add(_Stretch(start=start, end=end, remark="the file is damaged there"))
+    def skipped(self, start: int) -> None:
+        """The container gave no packets for a while from this time on, though it should have."""
+        self._holes.append(start)
 
     def ended(self, *, claimed_end: int | None, reason: str) -> None:
         """The file ended before the time that it claims, or for a reason that is no end of file."""

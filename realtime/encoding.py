@@ -11,7 +11,7 @@ from av.codec.context import Flags, ThreadType
 from av.video.stream import VideoStream
 
 from polypstream.errors import ConfigError
-from polypstream.realtime.source import VideoInfo
+from polypstream.realtime.video import VideoInfo
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -175,8 +175,8 @@ def add_video_stream(
     context.color_range, context.colorspace, context.color_primaries, context.color_trc = colour_tags(info)
     if info.is_interlaced and _can_interlace(encoder, pixel_format, info.height):
         context.flags |= Flags.interlaced_dct | Flags.interlaced_me
-    if encoding.quality != "lossless" and not {"crf", "cq", "qp"}.intersection(context.options):
-        context.qscale, context.global_quality = True, max(encoding.quality // 2, 1)
+    if encoding.quality != "lossless" and not (encoder.lossless or {"crf", "cq", "qp"}.intersection(context.options)):
+        context.qmin = context.qmax = 2 + encoding.quality * 29 // 51  # the scale of MPEG's quantisers, 2 to 31
     if encoder.canonical_name == "hevc" and container.format.name in {"mp4", "mov"}:
         context.codec_tag = "hvc1"  # else Apple's players refuse it
     if info.display_matrix is not None:

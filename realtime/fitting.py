@@ -4,7 +4,7 @@ import av
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from polypstream.realtime.encoding import FULL, LIMITED, colour_tags, rgb_matrix
-from polypstream.realtime.source import VideoInfo
+from polypstream.realtime.video import VideoInfo
 
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 

@@ -44,9 +44,15 @@ class Segmenter(Protocol):
     """Anything that turns a small picture into a probability map. A context manager; belongs to one thread."""
 
     @property
-    def height(self) -> int: ...
+    def height(self) -> int:
+        """Rows of the picture it takes."""
+        ...
+
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Columns of the picture it takes."""
+        ...
+
     def segment(self, rgb: Rgb) -> Probability:
         """Probability (height, width) of a uint8 RGB picture (height, width, 3).
 

@@ -64,7 +64,9 @@ class Pipeline:
         self._stages.start("inference", self._infer)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stages.cancel_and_join()
         if error is None:
             self._stages.join()

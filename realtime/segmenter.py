@@ -13,7 +13,9 @@ from polypstream.realtime.frame import Probability, Rgb
 Backend = Literal["auto", "onnxruntime"]
 
 
-def segmenter_from_onnx(path: Path | str, *, backend: str = "auto", threads: int | None = None) -> "OnnxRuntimeSegmenter":
+def segmenter_from_onnx(
+    path: Path | str, *, backend: str = "auto", threads: int | None = None
+) -> "OnnxRuntimeSegmenter":
     """Open a model; raises `ModelError` where it is not one of ours and `ConfigError` for an unknown backend.
 
     `threads` is how many CPU threads one inference may use; None means all cores.
@@ -50,7 +52,9 @@ class OnnxRuntimeSegmenter:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         actual = [(i.type, i.shape) for i in inputs], [(o.type, o.shape) for o in outputs]
         if actual != wanted:
-            raise ModelError(f"the graph takes {actual[0]} and gives {actual[1]}, its contract says otherwise; export it again")
+            raise ModelError(
+                f"the graph takes {actual[0]} and gives {actual[1]}, its contract says otherwise; export it again"
+            )
         self._input, self._output = inputs[0].name, outputs[0].name
 
     @property

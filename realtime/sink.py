@@ -1,19 +1,18 @@
 """Where annotated video goes: a file that keeps all of its source, or nowhere at all."""
 
 import errno
-import os
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import av
 from av.rational import AVRational
 from av.stream import Stream
 from av.video.frame import PictureType
 
-from polypstream.errors import ConfigError, SinkError
+from polypstream.errors import SinkError
 from polypstream.realtime.encoding import (
     Encoding,
     add_video_stream,
@@ -22,19 +21,19 @@ from polypstream.realtime.encoding import (
 )
 from polypstream.realtime.fitting import Fitter
 from polypstream.realtime.frame import Frame
+from polypstream.realtime.null_sink import NullSink, Sink
 from polypstream.realtime.source import FileSource, StreamPacket
 from polypstream.realtime.streams import (
-    FALLBACKS,
     MATROSKA,
     add_copy,
     add_cover,
-    can_encode,
-    can_hold,
     container_metadata,
     container_options,
     copy_metadata,
     describe,
     is_cover,
+    keeps_aspect,
+    plan_container,
 )
 from polypstream.realtime.timeline import CopyClock
 
@@ -54,47 +53,13 @@ _MENDS = {
 }
 
 
-class Sink(Protocol):
-    """Anything that takes frames and copied packets: a context manager, used from one thread."""
-
-    @property
-    def path(self) -> Path:
-        """The file's name once it is finished."""
-        ...
-
-    @property
-    def notices(self) -> list[str]:
-        """Facts for the user, one line each."""
-        ...
-
-    def prepared(self, frame: Frame) -> av.VideoFrame:
-        """The frame's picture, writable and in the form in which it will be written."""
-        ...
-
-    def write(self, item: Frame | StreamPacket) -> None:
-        """Write a frame as it is, or a packet of a copied stream."""
-        ...
-
-    def write_picture(self, picture: av.VideoFrame) -> None:
-        """Write a picture, such as `prepared` returns, at its own presentation time."""
-        ...
-
-    def finish(self) -> None:
-        """End the output normally."""
-        ...
-
-    def abandon(self) -> None:
-        """End the output early, keeping what is of use."""
-        ...
-
-
 class FileSink:
     """A video file with everything that the source holds but for the pictures, which are encoded anew.
 
     While it is written its name is `<stem>.partial<suffix>`; `finish` gives it its final one. Left by an exception,
     or abandoned, it is closed such that what was written so far plays, and keeps the partial name. As a context
     manager it does the right one of both. Where the wanted container cannot hold a stream of the source, the file
-    becomes a Matroska file, which `path` tells. Use it from one thread; construct it before iterating over the source.
+    becomes a Matroska or QuickTime file, which `path` tells. Use it from one thread; construct it before iterating over the source.
     Raises `SinkError` where the file cannot be written, `ConfigError` where the encoder cannot take the pictures.
     """
 
@@ -103,8 +68,10 @@ class FileSink:
         self._own_notices: list[str] = []
         self._frames = 0
         self._last_pts: int | None = None
-        self._is_open = False
-        format_name, self._final = self._choose_container(Path(path))
+        self._is_open = self._is_flushed = False
+        plan = plan_container(Path(path), source=source, encoder=encoding.encoder)
+        self._final, self._left_out = plan.path, plan.left_out
+        self._own_notices += plan.notices
         self._partial = self._final.with_name(f"{self._final.stem}.partial{self._final.suffix}")
         self._check_names()
         encoder, info = encoding.encoder, source.info
@@ -112,12 +79,21 @@ class FileSink:
         if pixel_format != info.pixel_format:
             notice = format_notice(info.pixel_format, pixel_format, encoder, info.width, info.height)
             self._own_notices += [notice] if notice else []
+        if not keeps_aspect(plan.format_name, encoder) and info.sample_aspect_ratio != 1:
+            name, ratio = encoder.canonical_name.upper(), info.sample_aspect_ratio
+            self._own_notices.append(
+                f"players will miss the pixels' aspect of {ratio}: {name} states it in .mp4 files only"
+            )
+        if info.has_hdr_metadata:
+            self._own_notices.append("the brightness of the mastering display (HDR metadata) is left out")
         self._fitter = Fitter(info, pixel_format)
+        is_left_from_before = self._partial.exists()
         try:
             self._final.parent.mkdir(parents=True, exist_ok=True)
-            self._open(format_name, pixel_format)
-        except (OSError, av.FFmpegError) as error:
-            self._discard()
+            self._open(plan.format_name, pixel_format)
+        except (OSError, ValueError, av.FFmpegError) as error:
+            if not is_left_from_before:
+                self._discard()
             raise self._error(error) from error
 
     @property
@@ -197,6 +173,9 @@ class FileSink:
                 raise SinkError(f"no frame was written to {self._final}; the source gave none")
             self._close()
             self._partial.replace(self._final)
+        except KeyboardInterrupt:
+            self.abandon()
+            raise
         except (OSError, av.FFmpegError) as error:
             self._discard()
             raise error if isinstance(error, SinkError) else self._error(error) from error
@@ -215,30 +194,6 @@ class FileSink:
             self._discard()
             raise
         self._discard()
-
-    def _choose_container(self, path: Path) -> tuple[str, Path]:
-        """The format and the name of the file: the wanted ones, unless another format holds more streams."""
-        wanted = _format_of(path)
-        encoder = self._encoding.encoder
-        others = [stream for stream in self._source.streams if stream.index != self._source.video.index]
-        refused: dict[str, list[Stream | None]] = {}
-        for name in dict.fromkeys((wanted, *FALLBACKS)):
-            refused[name] = [stream for stream in others if not can_hold(name, stream)]
-            if not can_encode(name, encoder):
-                refused[name] += [None] * (len(others) + 1)
-            if not refused[name]:
-                break
-        chosen = min(refused, key=lambda name: len(refused[name]))
-        lost = [stream for stream in refused[chosen] if stream is not None]
-        self._left_out = {stream.index for stream in lost}
-        self._own_notices += [f"{describe(stream)} is left out: {chosen} cannot hold it" for stream in lost]
-        if chosen == wanted:
-            return wanted, path
-        kept = [describe(s) for s in refused[wanted] if s is not None and s not in lost]
-        kept += [f"{encoder.canonical_name.upper()} video"] if None in refused[wanted] else []
-        other = path.with_suffix(FALLBACKS[chosen])
-        self._own_notices.append(f"written as {other.name}: {wanted.upper()} cannot hold {' and '.join(kept)}")
-        return chosen, other
 
     def _check_names(self) -> None:
         if self._final.is_dir():
@@ -314,7 +269,9 @@ class FileSink:
                 self._own_notices.append(notice)
 
     def _close(self) -> None:
-        self._container.mux(self._video.encode(None))
+        if not self._is_flushed:
+            self._is_flushed = True
+            self._container.mux(self._video.encode(None))
         self._is_open = False
         self._container.close()
 
@@ -333,45 +290,5 @@ class FileSink:
     def _error(self, error: Exception) -> SinkError:
         number = getattr(error, "errno", None)
         reason = getattr(error, "strerror", None) or str(error)
-        mend = _MENDS.get(number or 0, "check the folder and the disk, or take another codec")
+        mend = _MENDS.get(number or 0, "check the folder, the codec and its preset")
         return SinkError(f"{self._partial} cannot be written ({reason}); {mend}")
-
-
-def _format_of(path: Path) -> str:
-    try:
-        return av.open(f"file:{path}", "w").format.name
-    except ValueError:
-        raise ConfigError(f"{path.name!r} names no video container; end it in .mp4, .mkv or .mov") from None
-
-
-class NullSink:
-    """Takes everything and keeps nothing: for measuring all but the encoder."""
-
-    def __init__(self) -> None:
-        self.path = Path(os.devnull)
-        self.notices: list[str] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def prepared(self, frame: Frame) -> av.VideoFrame:
-        """The frame's own picture, writable."""
-        frame.picture.make_writable()
-        return frame.picture
-
-    def write(self, item: Frame | StreamPacket) -> None:
-        """Discard an item."""
-
-    def write_picture(self, picture: av.VideoFrame) -> None:
-        """Discard a picture."""
-
-    def finish(self) -> None:
-        """Do nothing."""
-
-    def abandon(self) -> None:
-        """Do nothing."""

@@ -1,34 +1,30 @@
 """Video files as sources: every frame with its time, and the packets of every other stream as they are."""
 
-import struct
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import av
-from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Discard, Disposition, Stream
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from polypstream.errors import SourceError
 from polypstream.realtime.damage import Damage, DamageLog
 from polypstream.realtime.decoding import Decoder, VideoPacket
 from polypstream.realtime.frame import Frame
+from polypstream.realtime.opening import is_chapter_text, main_video, open_video
 from polypstream.realtime.timeline import FrameClock, PacketClock
+from polypstream.realtime.video import VideoInfo, tagged_duration_s, video_info
 
 if TYPE_CHECKING:
     from av.container.core import Chapter
 
 __all__ = ["Damage", "FileSource", "StreamPacket", "VideoInfo"]
 
-_WANTED = "MP4, MOV, MKV, AVI, MPG, TS or another format that FFmpeg reads"
-_TEXT_FORMATS = frozenset({"tty", "bin", "xbin", "idf", "adf"})
-"""FFmpeg would draw a text file as ANSI art."""
 _HONEST_FORMATS = frozenset({"matroska", "mov", "avi", "flv", "asf"})
 """Formats whose header states a duration, where others estimate it from the file's size."""
 _MOST_FAILURES = 10_000
@@ -48,38 +44,6 @@ class StreamPacket:
     packet: "av.Packet[Stream]"
 
 
-@dataclass(frozen=True, kw_only=True)
-class VideoInfo:
-    """What a file says of its video stream, and what its first decoded frame confirmed.
-
-    The colour tags are FFmpeg's numbers, which are those of ISO/IEC 23091-2; 2 means unspecified, and so does a range
-    of 0 (1 is limited, 2 is full).
-    """
-
-    path: Path
-    codec: str
-    width: int
-    height: int
-    pixel_format: str
-    time_base: Fraction
-    average_rate: Fraction | None
-    """Frames per second."""
-    frame_count: int | None
-    """The container's claim; None where it makes none."""
-    duration_s: float | None
-    sample_aspect_ratio: Fraction
-    """Width over height of a pixel; 1 where the file does not say."""
-    rotation: int
-    """Degrees by which players turn the picture counter-clockwise; pictures are delivered unturned."""
-    display_matrix: tuple[int, ...] | None
-    """FFmpeg's matrix of nine, row by row, of which `rotation` is the angle."""
-    is_interlaced: bool
-    color_range: int
-    colorspace: int
-    color_primaries: int
-    color_trc: int
-
-
 class FileSource:
     """A video file: a context manager, and an iterable that can be used once.
 
@@ -91,7 +55,7 @@ class FileSource:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._container = _opened(self.path)
+        self._container = open_video(self.path)
         try:
             self._begin()
         except BaseException:
@@ -99,7 +63,7 @@ class FileSource:
             raise
 
     def _begin(self) -> None:
-        self._stream = _main_video(self._container, self.path)
+        self._stream = main_video(self._container, self.path)
         time_base, rate = self._stream.time_base, self._stream.average_rate
         assert time_base is not None
         self._time_base = time_base
@@ -113,13 +77,13 @@ class FileSource:
         self._file_end_s = Fraction(0)
         self._suspicion = 0
         self._read_error: str | None = None
-        self._is_used = False
+        self._is_used = self._is_closed = False
         self._items = self._generate()
         self._head: list[Frame | StreamPacket] = []
         for item in self._items:
             self._head.append(item)
             if isinstance(item, Frame):
-                self.info = self._info(item.picture)
+                self.info = video_info(self.path, self._container, self._stream, item.picture)
                 return
         reason = self._decoder.last_error or self._read_error
         raise SourceError(
@@ -129,13 +93,15 @@ class FileSource:
 
     @property
     def video(self) -> VideoStream:
-        """The stream that is decoded. Not to be touched while another thread iterates, nor after closing."""
+        """The stream that is decoded. Not to be touched while another thread iterates."""
+        self._require_open()
         return self._stream
 
     @property
     def streams(self) -> Sequence[Stream]:
         """All streams in the file's order, the decoded one among them. The same caution holds."""
-        return tuple(stream for stream in self._container.streams if not _is_chapter_text(stream))
+        self._require_open()
+        return tuple(stream for stream in self._container.streams if not is_chapter_text(stream))
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -145,6 +111,7 @@ class FileSource:
     @property
     def chapters(self) -> list["Chapter"]:
         """The container's chapters."""
+        self._require_open()
         return self._container.chapters()
 
     @property
@@ -174,9 +141,16 @@ class FileSource:
 
     def close(self) -> None:
         """Close the file. Frames and packets already delivered stay valid."""
-        with suppress(ValueError):  # another thread is still inside the iterator, and ends it
+        try:
             self._items.close()
+        except ValueError:  # another thread is inside the iterator: the file is closed when it lets go
+            return
+        self._is_closed = True
         self._container.close()
+
+    def _require_open(self) -> None:
+        if self._is_closed:  # FFmpeg's structures are gone
+            raise SourceError(f"{self.path} is closed; open it again")
 
     def __iter__(self) -> Iterator[Frame | StreamPacket]:
         if self._is_used:
@@ -243,7 +217,7 @@ class FileSource:
             self._suspicion = _SUSPICION
         duration, end = packet.duration or 0, self._packets_end
         if self._suspicion and end is not None and packet.pts > end + duration // 2:
-            self._log.skipped(end, packet.pts)
+            self._log.skipped(end)
         self._suspicion = max(self._suspicion - 1, 0)
         self._read_error = None
         self._packets_end = max(packet.pts + duration, packet.pts if end is None else end)
@@ -265,103 +239,7 @@ class FileSource:
         start_s = (self._stream.start_time or 0) * self._time_base
         if self._stream.duration is not None:
             return start_s + self._stream.duration * self._time_base
-        if (tagged_s := _tagged_duration_s(self._stream)) is not None:
+        if (tagged_s := tagged_duration_s(self._stream)) is not None:
             return tagged_s
         claimed_s = Fraction(self._container.duration or 0, av.time_base)
         return claimed_s if claimed_s > self._file_end_s + _CLAIM_SLACK_S else None  # else another stream lasts longer
-
-    def _info(self, picture: av.VideoFrame) -> VideoInfo:
-        stream, container = self._stream, self._container
-        duration = stream.duration * self._time_base if stream.duration else None
-        if duration is None and container.duration:
-            duration = Fraction(container.duration, av.time_base)
-        return VideoInfo(
-            path=self.path,
-            codec=stream.codec_context.codec.canonical_name,
-            width=picture.width,
-            height=picture.height,
-            pixel_format=picture.format.name,
-            time_base=self._time_base,
-            average_rate=stream.average_rate or stream.guessed_rate or None,
-            frame_count=stream.frames or None,
-            duration_s=None if duration is None else float(duration),
-            sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
-            rotation=picture.rotation,
-            display_matrix=_display_matrix(picture),
-            is_interlaced=picture.interlaced_frame,
-            color_range=int(picture.color_range),
-            colorspace=int(picture.colorspace),
-            color_primaries=int(picture.color_primaries),
-            color_trc=int(picture.color_trc),
-        )
-
-
-def _opened(path: Path) -> av.container.InputContainer:
-    """Open a file, or say in one line why that cannot be done."""
-    if path.is_dir():
-        raise SourceError(f"{path} is a folder, not a video; name the video files inside it")
-    try:
-        if not path.stat().st_size:
-            raise SourceError(f"{path} is empty (0 bytes); copy the recording again from where it came")
-        # "file:" since a colon in a name would else be taken for a protocol; metadata may be in any encoding
-        container = av.open(f"file:{path}", "r", metadata_errors="surrogateescape")
-    except SourceError:
-        raise
-    except FileNotFoundError:
-        raise SourceError(f"there is no file {path}; check the path") from None
-    except PermissionError:
-        raise SourceError(f"{path} may not be read; check its permissions") from None
-    except av.FFmpegError as error:
-        raise SourceError(_unreadable(path, error)) from None
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}); check the path and the disk") from None
-    if container.format.name in _TEXT_FORMATS:
-        container.close()
-        raise SourceError(f"{path} is a text file, not a video; give {_WANTED}")
-    return container
-
-
-def _unreadable(path: Path, error: av.FFmpegError) -> str:
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"free"}:
-        return (
-            f"{path} is an MP4 or MOV file without a usable index: its recording or its copying was cut off; "
-            "copy it again, or repair it (the program untrunc can)"
-        )
-    return f"{path} is not a video ({error.strerror}); give {_WANTED}"
-
-
-def _main_video(container: av.container.InputContainer, path: Path) -> VideoStream:
-    """The stream to decode: a film, not the cover picture of a sound file."""
-    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not videos:
-        found = ", ".join(sorted({s.type for s in container.streams})) or "no"
-        raise SourceError(f"{path} holds no video ({found} streams only); give a file with a video stream")
-    if not (decodable := [stream for stream in videos if stream.codec_context is not None]):
-        raise SourceError(f"the video in {path} has a codec that FFmpeg cannot decode; convert it to H.264 first")
-    best = container.streams.best("video")
-    return next((stream for stream in decodable if best is not None and stream.index == best.index), decodable[0])
-
-
-def _is_chapter_text(stream: Stream) -> bool:
-    """Whether a stream only holds the titles of the chapters, which are carried as chapters."""
-    return stream.type == "data" and stream.discard == Discard.all
-
-
-def _display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
-    try:
-        side_data: Any = picture.side_data  # PyAV's stub has it as a dictionary
-        matrix = next((data for data in side_data if data.type == SideDataType.DISPLAYMATRIX), None)
-    except ValueError:  # PyAV does not know every kind of side data
-        return None
-    return None if matrix is None else struct.unpack("=9i", bytes(matrix))
-
-
-def _tagged_duration_s(stream: Stream) -> Fraction | None:
-    """Seconds by Matroska's statistics tag, such as "00:00:10.040000000"."""
-    try:
-        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
-    except ValueError:
-        return None

@@ -22,6 +22,7 @@ class Samples:
     seconds: list[float] = field(default_factory=list)
 
     def add(self, seconds: float) -> None:
+        """Keep one duration."""
         self.seconds.append(seconds)
 
     def percentiles(self) -> Percentiles | None:

@@ -3,12 +3,17 @@
 import io
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from math import lcm
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
 from av.codec.codec import Codec
 from av.stream import Disposition, Stream
+
+from polypstream.errors import ConfigError
+from polypstream.realtime.source import FileSource
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -33,7 +38,7 @@ _MAX_TIMESCALE = 2**31 - 1
 
 def describe(stream: Stream) -> str:
     """A stream in a few words for the user, such as "stream 2 (subtitle, subrip)"."""
-    codec = stream.codec_context.name if stream.codec_context is not None else stream.name
+    codec = stream.codec_context.codec.canonical_name if stream.codec_context is not None else stream.name
     return f"stream {stream.index} ({stream.type}{f', {codec}' if codec else ''})"
 
 
@@ -99,6 +104,14 @@ def can_encode(format_name: str, encoder: Codec) -> bool:
     return encoder.name in av.open(io.BytesIO(), "w", format=format_name).supported_codecs
 
 
+def keeps_aspect(format_name: str, encoder: Codec) -> bool:
+    """Whether the pixels' aspect ratio reaches players: through the container, or else within the coded video.
+
+    PyAV cannot set the aspect ratio that Matroska's muxer writes.
+    """
+    return format_name in _MP4_FORMATS or encoder.canonical_name in {"h264", "hevc", "mpeg4", "mpeg2video"}
+
+
 def container_options(format_name: str, streams: Iterable[Stream], metadata: Iterable[str]) -> dict[str, str]:
     """Options that have a container keep times exactly and all metadata."""
     if format_name not in _MP4_FORMATS:
@@ -118,3 +131,47 @@ def container_options(format_name: str, streams: Iterable[Stream], metadata: Ite
 def container_metadata(metadata: Iterable[tuple[str, str]]) -> dict[str, str]:
     """A container's metadata, less what every muxer writes for itself."""
     return {key: value for key, value in metadata if key.lower() not in _MADE_BY_MUXERS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerPlan:
+    """Which container a file becomes, and what of its source it cannot hold."""
+
+    format_name: str
+    path: Path
+    left_out: frozenset[int]
+    """Indices of the source's streams."""
+    notices: tuple[str, ...]
+
+
+def plan_container(path: Path, *, source: FileSource, encoder: Codec) -> ContainerPlan:
+    """The container that `path` names, unless another one holds more of the source's streams.
+
+    Raises `ConfigError` where `path` names none.
+    """
+    wanted = _format_of(path)
+    others = [stream for stream in source.streams if stream.index != source.video.index]
+    refused: dict[str, list[Stream]] = {}
+    takes_video: dict[str, bool] = {}
+    for name in dict.fromkeys((wanted, *FALLBACKS)):
+        refused[name] = [stream for stream in others if not can_hold(name, stream)]
+        takes_video[name] = can_encode(name, encoder)
+        if takes_video[name] and not refused[name]:
+            break
+    chosen = min(refused, key=lambda name: (not takes_video[name], len(refused[name])))
+    lost = refused[chosen]
+    notices = [f"{describe(stream)} is left out: no container here can hold it" for stream in lost]
+    if chosen != wanted:
+        reasons = [describe(stream) for stream in refused[wanted] if stream not in lost]
+        reasons += [] if takes_video[wanted] else [f"{encoder.canonical_name.upper()} video"]
+        path = path.with_suffix(FALLBACKS[chosen])
+        notices.append(f"written as {path.name}: {wanted.upper()} cannot hold {' and '.join(reasons)}")
+    left_out = frozenset(stream.index for stream in lost)
+    return ContainerPlan(format_name=chosen, path=path, left_out=left_out, notices=tuple(notices))
+
+
+def _format_of(path: Path) -> str:
+    try:
+        return av.open(f"file:{path}", "w").format.name
+    except ValueError:
+        raise ConfigError(f"{path.name!r} names no video container; end it in .mp4, .mkv or .mov") from None

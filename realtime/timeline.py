@@ -44,9 +44,9 @@ class FrameClock:
         """What was mended so far."""
         notices = []
         if self._missing:
-            notices.append(f"{self._missing} frames carry no time of their own; theirs follow from the frames before")
+            notices.append(f"frames without a time of their own: {self._missing}; theirs follow from the frames before")
         if self._backward:
-            notices.append(f"{self._backward} frames were not later than the frame before; moved by the least possible")
+            notices.append(f"frames no later than the one before: {self._backward}; moved by the least possible")
         return notices
 
 

@@ -212,7 +212,7 @@ def read_packets(path: Path, stream_index: int) -> list[tuple[Fraction, bytes]]:
     """Time in seconds and payload of every packet of a stream."""
     with av.open(str(path)) as container:
         stream = container.streams[stream_index]
-        return [(p.pts * p.time_base, bytes(p)) for p in container.demux(stream) if p.size]
+        return [((p.pts or 0) * p.time_base, bytes(p)) for p in container.demux(stream) if p.size]
 
 
 def rewritten(source: Path, target: Path, **encoding: Any) -> FileSink:

@@ -29,7 +29,12 @@ def contract(**changes: object) -> ModelContract:
 
 
 def write_green_finder(
-    path: Path, *, metadata: dict[str, str] | None = None, gain: float = 0.2, bias: float = -8.0, shape: tuple[int, ...] = ()
+    path: Path,
+    *,
+    metadata: dict[str, str] | None = None,
+    gain: float = 0.2,
+    bias: float = -8.0,
+    shape: tuple[int, ...] = (),
 ) -> Path:
     """A model whose probability is sigmoid(gain · (G − R) + bias): green is polyp. `gain` NaN makes it answer NaN."""
     height, width = shape or (SIZE, SIZE)

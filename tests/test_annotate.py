@@ -39,13 +39,20 @@ def disc(index: int) -> NDArray[np.bool_]:
 
 
 def write_disc_clip(
-    path: Path, *, frames: int = 24, pts: list[int] | None = None, audio: bool = False, options: dict[str, str] | None = None
+    path: Path,
+    *,
+    frames: int = 24,
+    pts: list[int] | None = None,
+    audio: bool = False,
+    options: dict[str, str] | None = None,
 ) -> Path:
     """Red noise with a green disc that moves; ticks of 1 ms."""
     rng = np.random.default_rng(1)
     noise = rng.integers(90, 160, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     container = av.open(str(path), "w")
-    video = container.add_stream("libx264", rate=25, options={"crf": "8", **(options or {})}, time_base=Fraction(1, 1000))
+    video = container.add_stream(
+        "libx264", rate=25, options={"crf": "8", **(options or {})}, time_base=Fraction(1, 1000)
+    )
     video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
     sound = container.add_stream("aac", rate=48000, layout="mono") if audio else None
     for index, time in enumerate(pts or [40 * i for i in range(frames)]):

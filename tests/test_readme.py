@@ -62,7 +62,9 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     write_clip(tmp_path / "demo" / "demo.mp4", SyntheticClip(width=96, height=96, seconds=0.4))
     model = write_green_finder(tmp_path / "tiny.onnx")
     quick = example.replace("default_model()", f"Path({str(model)!r})")
-    done = subprocess.run([sys.executable, "-W", "error", "-c", quick], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", quick], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "of 10 frames" in done.stdout
     assert (tmp_path / "annotated" / "demo_overlay.mp4").exists()

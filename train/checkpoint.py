@@ -40,7 +40,7 @@ def load_checkpoint(path: Path, model: keras.Model) -> list[EpochReport]:
     Raises `TrainingError` where the file is damaged or of another model.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             history = [EpochReport(**report) for report in json.loads(str(stored["history"]))]
             values = [stored[f"{index:04d}"] for index in range(len(stored.files) - 1)]
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:

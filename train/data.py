@@ -19,7 +19,7 @@ LAYOUTS = (("images", "masks"), ("Original", "Ground Truth"))
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
 MASK_THRESHOLD = 127
 """A mask pixel above this is polyp: published masks are JPEGs too, with a ramp at every edge."""
-MOST_GREY = 0.05
+MOST_GREY = 0.2
 """The largest share of pixels that a ramp may fill; above it the file is a photograph or a soft map, not a mask."""
 
 

@@ -38,7 +38,9 @@ class ModelContract:
             if not isinstance(value, wanted) or isinstance(value, bool):
                 raise ModelError(f"contract field '{name}' is {value!r}; it should be of type {wanted.__name__}")
         if self.format != FORMAT:
-            raise ModelError(f"the model's contract is of format {self.format}, this software reads {FORMAT}; update one of the two")
+            raise ModelError(
+                f"the model's contract is of format {self.format}, this software reads {FORMAT}; update one of the two"
+            )
         if self.colour_order != "RGB":
             raise ModelError(f"the model takes {self.colour_order} pictures; this software feeds RGB; export it again")
         if min(self.height, self.width) < 8 or self.height % 8 or self.width % 8:

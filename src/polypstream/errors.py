@@ -41,4 +41,6 @@ class MissingExtraError(PolypstreamError, ImportError):
     """An optional part of the package is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an optional part of polypstream; install it with: pip install 'polypstream[{extra}]'")
+        super().__init__(
+            f"{what} needs an optional part of polypstream; install it with: pip install 'polypstream[{extra}]'"
+        )

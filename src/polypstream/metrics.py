@@ -40,24 +40,33 @@ class Overlap:
 
     @property
     def dice(self) -> float:
+        """2 |A ∩ B| / (|A| + |B|)."""
         return _ratio(2 * self.true_positive, 2 * self.true_positive + self.false_positive + self.false_negative)
 
     @property
     def iou(self) -> float:
+        """|A ∩ B| / |A ∪ B|, of the polyp."""
         return _ratio(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
 
     @property
     def class_mean_iou(self) -> float:
+        """Mean of the polyp's IoU and the background's."""
         background = _ratio(self.true_negative, self.true_negative + self.false_positive + self.false_negative)
         return (self.iou + background) / 2
 
     @property
     def precision(self) -> float:
+        """Share of the predicted pixels that are polyp; with none predicted, 1 if there was nothing to find."""
         empty = self.true_positive + self.false_positive == 0
-        return float(self.false_negative == 0) if empty else _ratio(self.true_positive, self.true_positive + self.false_positive)
+        return (
+            float(self.false_negative == 0)
+            if empty
+            else _ratio(self.true_positive, self.true_positive + self.false_positive)
+        )
 
     @property
     def recall(self) -> float:
+        """Share of the polyp's pixels that were predicted."""
         return _ratio(self.true_positive, self.true_positive + self.false_negative)
 
 

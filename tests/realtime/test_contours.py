@@ -214,8 +214,8 @@ def test_a_region_cut_by_the_border_runs_straight_along_it() -> None:
     probability[:20, :30] = 1
     (polyp,) = polyps_from_probability(probability, threshold=0.5, width=640, height=640)
     mask = mask_from_polyps([polyp], width=640, height=640)
-    assert mask[0, :285].all()
-    assert mask[:185, 0].all()
+    assert abs(mask[0].sum() - 300) <= 1
+    assert abs(mask[:, 0].sum() - 200) <= 1
     assert polyp.area == pytest.approx(200 * 300, rel=0.02)
 
 

@@ -231,7 +231,7 @@ def test_players_show_the_colour_that_was_asked_for(name: str, tag: str, extent:
     wanted = np.array(style.rgb, dtype=np.float64)
     if name.startswith("gray"):
         wanted[:] = wanted @ ((0.2126, 0.7152, 0.0722) if assumed == Colorspace.ITU709 else (0.299, 0.587, 0.114))
-    tolerance = 4 if max(FORMATS[name][:2]) < 4 else 30  # a chroma sample four pixels wide also sees the surroundings
+    tolerance = 2 if max(FORMATS[name][:2]) < 4 else 30  # a chroma sample four pixels wide also sees the surroundings
     assert np.abs(np.median(shown[inside], axis=0) - wanted).max() <= tolerance
 
 

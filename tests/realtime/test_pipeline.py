@@ -117,17 +117,22 @@ def test_a_segmenter_that_cannot_open_is_raised() -> None:
 @pytest.mark.parametrize("error", [ValueError("the sink is closed"), KeyboardInterrupt()])
 def test_the_callers_error_ends_the_threads_and_stays_the_one_raised(error: BaseException) -> None:
     segmenter = MeanSegmenter()
-    with pytest.raises(type(error)) as caught, Pipeline(map(grey_frame, count()), segmenter) as pipeline:
-        for item in pipeline:
-            if isinstance(item, Segmented) and item.frame.index == 10:
-                raise error
+
+    def use() -> None:
+        with Pipeline(map(grey_frame, count()), segmenter) as pipeline:
+            for item in pipeline:
+                if isinstance(item, Segmented) and item.frame.index == 10:
+                    raise error
+
+    with pytest.raises(type(error)) as caught:
+        use()
     assert caught.value is error
     assert segmenter.closed_in == ["polypstream-inference"]
 
 
 def test_leaving_early_with_full_queues_ends_the_threads() -> None:
     segmenter = MeanSegmenter()
-    with Pipeline(map(grey_frame, count()), segmenter, capacity=1) as pipeline:
+    with Pipeline(map(grey_frame, count()), segmenter, capacity=1):
         while segmenter.calls < 2:  # both hand-overs fill while nobody takes anything
             pass
     assert segmenter.closed_in == ["polypstream-inference"]

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,6 +17,8 @@ from polypstream.errors import ConfigError, PolypstreamError
 
 if TYPE_CHECKING:
     from polypstream.realtime import annotate as job
+    from polypstream.realtime.pipeline import OpenableSegmenter
+    from polypstream.realtime.source import Damage
 
 DEMO_NAME = "demo.mp4"
 
@@ -34,11 +36,14 @@ def annotate(
     model: Annotated[Path | None, typer.Option(help="ONNX model.  [default: the one in the package]")] = None,
     backend: Annotated[str, typer.Option(help="Inference backend: auto or onnxruntime.")] = "auto",
     threshold: Annotated[
-        float | None, typer.Option(min=0.001, max=0.999, help="Probability that counts as polyp.  [default: the model's]")
+        float | None,
+        typer.Option(min=0.001, max=0.999, help="Probability that counts as polyp.  [default: the model's]"),
     ] = None,
     codec: Annotated[str, typer.Option(help="h264, hevc, ffv1, or any FFmpeg video encoder.")] = "h264",
     quality: Annotated[str, typer.Option(help="CRF, lower is better, or 'lossless'.")] = "18",
-    demo: Annotated[bool, typer.Option("--demo", help="Make a synthetic clip in the output folder and annotate it.")] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Make a synthetic clip in the output folder and annotate it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Outline every polyp in VIDEOS, frame by frame.
@@ -73,16 +78,16 @@ def annotate(
             error_console.print(f"interrupted; what was done of {escape(video.name)} is in {escape(str(output))}")
             raise
     if as_json:
-        print(json.dumps({"done": [_plain(asdict(d)) for d in done], "failed": [_failure(*f) for f in failed]}, indent=2))
+        print(_json_of(done, failed))
     elif done:
-        Console().print(_table(done))
+        _print_summary(done, output)
     if failed:
         raise typer.Exit(1)
 
 
-def _quality(text: str) -> int | str:
+def _quality(text: str) -> int | Literal["lossless"]:
     if text == "lossless":
-        return text
+        return "lossless"
     try:
         return int(text)
     except ValueError:
@@ -111,7 +116,9 @@ def _make_demo(folder: Path) -> Path:
     return path
 
 
-def _annotate_with_progress(video: Path, folder: Path, segmenter: Any, config: "job.AnnotateConfig") -> "job.Annotated":
+def _annotate_with_progress(
+    video: Path, folder: Path, segmenter: "OpenableSegmenter", config: "job.AnnotateConfig"
+) -> "job.Annotated":
     from polypstream.realtime.annotate import annotate_video
 
     with _progress() as progress:
@@ -138,29 +145,31 @@ def _progress() -> Progress:
     return Progress(*columns, console=error_console, disable=not sys.stderr.isatty())
 
 
-def _table(done: "list[job.Annotated]") -> Table:
-    table = Table(title="annotated")
-    table.add_column("video")
+def _print_summary(done: "list[job.Annotated]", folder: Path) -> None:
+    console = Console()
+    table = Table()
+    table.add_column("video", overflow="fold")
     for heading in ("frames", "with polyp", "fps", "latency p50 / p99"):
         table.add_column(heading, justify="right")
-    table.add_column("overlay", overflow="fold")
     for row in done:
         latency = f"{row.latency.p50_ms:.0f} / {row.latency.p99_ms:.0f} ms" if row.latency else ""
         fps = f"{row.fps:.1f}" if row.fps else ""
-        name = escape(row.video.name)
-        table.add_row(name, str(row.frames), str(row.frames_with_polyp), fps, latency, escape(str(row.overlay)))
-        for remark in (*row.notices, *(damage.message for damage in row.damage)):
-            table.add_row(f"[yellow]{escape(remark)}[/yellow]")
-    return table
+        table.add_row(escape(row.video.name), str(row.frames), str(row.frames_with_polyp), fps, latency)
+    console.print(table)
+    for row in done:
+        for remark in (*row.notices, *map(_stretch, row.damage)):
+            console.print(f"[yellow]{escape(row.video.name)}:[/yellow] {escape(remark)}", soft_wrap=True)
+    console.print(f"overlays and records are in {escape(str(folder))}", soft_wrap=True, highlight=False)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value
+def _stretch(damage: "Damage") -> str:
+    start, end = ("?" if at is None else f"{at:.2f}" for at in (damage.start_s, damage.end_s))
+    return f"damaged from {start} to {end} s: {damage.message}"
 
 
-def _failure(video: Path, message: str) -> dict[str, str]:
-    return {"video": str(video), "error": message}
+def _json_of(done: "list[job.Annotated]", failed: list[tuple[Path, str]]) -> str:
+    summary = {
+        "done": [asdict(annotated) for annotated in done],
+        "failed": [{"video": video, "error": message} for video, message in failed],
+    }
+    return json.dumps(summary, indent=2, default=str)

@@ -6,12 +6,19 @@ Lengths are in mean radii of the lumen. The wall is unrolled: columns of a map g
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+
+
+def floats(values: object) -> Floats:
+    """The same values, known to be float32; copied only where they were not."""
+    return np.asarray(values, dtype=np.float32)
+
 
 PERIOD = 24.0
 RELIEF_SIZE = (1536, 384)
@@ -66,6 +73,7 @@ class Wall:
     polyps: tuple[Polyp, ...]
 
 
+@lru_cache(maxsize=4)
 def wall_from_seed(seed: int) -> Wall:
     """The colon that belongs to a seed; takes about a second."""
     rng = np.random.default_rng([seed, 1])
@@ -89,12 +97,12 @@ def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[f
     turn = np.array([[1 / wide, 0, 3.0], [0, 1 / high, 3.0]])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     noise = cv2.warpAffine(grid, turn, (size[1], size[0]), flags=flags).astype(np.float32)
-    return np.asarray(noise / max(float(noise.std()), 1e-6), dtype=np.float32)
+    return floats(noise / max(float(noise.std()), 1e-6))
 
 
 def _sites(rng: np.random.Generator) -> list[tuple[PolypKind, float, float]]:
     """Which polyps grow where, in the order of withdrawal: one, a clean stretch, two together, and so on."""
-    gaps = (0.0, 3.4, 0.9, 3.4, 3.4, 0.9, 3.4, 3.0, 0.9)
+    gaps = (0.0, 3.6, 0.9, 3.6, 3.6, 0.9, 3.4, 3.0)
     kinds = list(PolypKind)
     first = int(rng.integers(3))
     angle = float(rng.uniform(0, 2 * np.pi))
@@ -108,7 +116,7 @@ def _sites(rng: np.random.Generator) -> list[tuple[PolypKind, float, float]]:
 
 def _polyp(rng: np.random.Generator, kind: PolypKind, angle: float, along: float, radius: Floats) -> Polyp:
     row, column = int(along / PERIOD * RELIEF_SIZE[0]), int(angle / (2 * np.pi) * RELIEF_SIZE[1])
-    size = {PolypKind.SESSILE: (0.26, 0.38), PolypKind.PEDUNCULATED: (0.23, 0.29), PolypKind.FLAT: (0.30, 0.40)}[kind]
+    size = {PolypKind.SESSILE: (0.30, 0.42), PolypKind.PEDUNCULATED: (0.26, 0.32), PolypKind.FLAT: (0.34, 0.44)}[kind]
     return Polyp(
         kind=kind,
         angle=angle,
@@ -142,7 +150,7 @@ def _radius(rng: np.random.Generator, sites: list[tuple[PolypKind, float, float]
         width = rng.uniform(0.11, 0.17)
         near, far = np.exp(-((np.abs(offset) / width) ** 1.7)), np.exp(-((offset / (2.4 * width)) ** 2))
         folds[near_rows] = np.maximum(folds[near_rows], depth * window * (0.76 * near + 0.24 * far))
-    return np.asarray(radius - folds, dtype=np.float32)
+    return floats(radius - folds)
 
 
 def _fold_places(
@@ -186,7 +194,7 @@ def _vessels(rng: np.random.Generator) -> Floats:
     net = smooth_noise(rng, COLOUR_SIZE, (330, 88))
     net = np.clip(1 - np.abs(net) * 4.5, 0, 1) * np.clip(0.6 + 0.7 * smooth_noise(rng, COLOUR_SIZE, (50, 13)), 0, 1.4)
     strength = np.clip(0.75 + 0.45 * smooth_noise(rng, COLOUR_SIZE, (PERIOD * 0.7, 5)), 0.1, 1.6)
-    return np.asarray((drawn + 0.2 * net) * strength, dtype=np.float32)
+    return floats((drawn + 0.2 * net) * strength)
 
 
 def _trees(rng: np.random.Generator, count: int, *, width: float, reach: float) -> Floats:
@@ -217,7 +225,7 @@ def _wrapped(canvas: NDArray[np.uint8], margin: int) -> Floats:
         canvas[margin : 2 * margin] = np.maximum(canvas[margin : 2 * margin], canvas[-margin:])
         canvas[-2 * margin : -margin] = np.maximum(canvas[-2 * margin : -margin], canvas[:margin])
         canvas = np.swapaxes(canvas[margin:-margin], 0, axis)
-    return np.asarray(canvas, dtype=np.float32) / 255
+    return floats(canvas / np.float32(255))
 
 
 def _gloss(rng: np.random.Generator) -> Floats:
@@ -230,7 +238,7 @@ def _gloss(rng: np.random.Generator) -> Floats:
     around = np.gradient(padded, axis=1)[1:-1, 1:-1]
     along = np.gradient(padded, axis=0)[1:-1, 1:-1]
     normals = np.dstack([np.ones(size), around, along])
-    return np.asarray(normals / np.linalg.norm(normals, axis=2, keepdims=True), dtype=np.float32)
+    return floats(normals / np.linalg.norm(normals, axis=2, keepdims=True))
 
 
 def _skin(rng: np.random.Generator, kind: PolypKind) -> NDArray[np.uint8]:
@@ -240,11 +248,11 @@ def _skin(rng: np.random.Generator, kind: PolypKind) -> NDArray[np.uint8]:
     ridges = np.clip(1 - np.abs(pits) * 1.6, 0, 1)
     blotch = smooth_noise(rng, size, (9, 9))
     level, pattern = {
-        PolypKind.SESSILE: (1.22, 0.24),
-        PolypKind.PEDUNCULATED: (1.32, 0.34),
-        PolypKind.FLAT: (1.08, 0.2),
+        PolypKind.SESSILE: (1.34, 0.26),
+        PolypKind.PEDUNCULATED: (1.45, 0.34),
+        PolypKind.FLAT: (1.24, 0.2),
     }[kind]
-    blood = level + float(rng.uniform(-0.1, 0.1)) + 0.13 * blotch + pattern * (ridges - 0.45)
+    blood = level + float(rng.uniform(-0.1, 0.1)) + 0.18 * blotch + pattern * (ridges - 0.45)
     blood = blood + 0.06 * smooth_noise(rng, size, (140, 140))
     colour = np.exp(-np.array([0.09, 1.08, 1.6], np.float32) * blood[..., None].clip(0.2, 3))
     return np.asarray((colour * 255).clip(0, 255).round(), dtype=np.uint8)

@@ -49,7 +49,7 @@ class Journey:
     def place(self, seconds: float) -> float:
         """z of the tip: withdrawn in pulls, now and then pushed back a little."""
         pull = 2 * np.pi / 4.3
-        return float(1.55 - SPEED * seconds - 0.36 * np.sin(pull * seconds + 2.2) + 0.025 * np.sin(3.1 * seconds))
+        return float(1.55 - SPEED * seconds - 0.24 * np.sin(pull * seconds + 2.2) + 0.025 * np.sin(3.1 * seconds))
 
     def view(self, seconds: float) -> View:
         """Position and direction of the camera."""
@@ -60,27 +60,31 @@ class Journey:
         middle, _ = self.course(np.array(z))
         ahead, _ = self.course(np.array(z + 1.9))
         eye = np.array([*(middle + sway - 0.24 * gaze), z])
-        target = np.array([*(ahead + 0.62 * gaze), z + 1.9]) + np.array([*(2.0 * (shake + self._jolt(seconds))), 0])
+        target = np.array([*(ahead + 0.8 * gaze), z + 1.9]) + np.array([*(2.0 * (shake + self._jolt(seconds))), 0])
         return View(eye=eye, axes=_axes(target - eye, roll=0.25 * np.sin(0.37 * seconds + self.seed)))
 
     def blur_seconds(self, seconds: float) -> float:
         """Half the time the shutter stays open: long only while the tip is jolted."""
-        return 0.02 if np.linalg.norm(self._jolt(seconds)) > 0.04 else 0.0
+        return 0.02 if abs(_since_jolt(seconds)) < 0.22 else 0.0
 
     def _jolt(self, seconds: float) -> Vector:
-        """A quick swing of the view, about once in eleven seconds: (2,)."""
-        since = (seconds - 4.75) % 11.0
-        envelope = np.exp(-(((since - 0.3) / 0.16) ** 2))
-        return np.array([0.24, 0.13]) * envelope * np.sin(13 * (since - 0.3))
+        """A quick swing of the view: (2,)."""
+        since = _since_jolt(seconds)
+        return np.array([0.24, 0.13]) * float(np.exp(-((since / 0.16) ** 2)) * np.sin(13 * since))
 
     def _gaze(self, z: float) -> Vector:
         """Towards the polyps nearby, as a physician would look: (2,), at most about 1 long."""
         gaze = np.zeros(2)
         for polyp in self.polyps:
             ahead = (polyp.along - z + PERIOD / 2) % PERIOD - PERIOD / 2
-            weight = np.exp(-(((ahead - 1.25) / 0.85) ** 2))
+            weight = float(np.exp(-(((ahead - 1.25) / 0.85) ** 2)))
             gaze += weight * np.array([np.cos(polyp.angle), np.sin(polyp.angle)])
         return gaze / max(1.0, float(np.linalg.norm(gaze)))
+
+
+def _since_jolt(seconds: float) -> float:
+    """Time since the nearest jolt, negative before it; one comes every eleven seconds."""
+    return (seconds - 5.05 + 5.5) % 11.0 - 5.5
 
 
 def _wander(seed: int, seconds: float, *, rates: tuple[float, ...], heights: tuple[float, ...]) -> Vector:

@@ -5,19 +5,21 @@ middle, `along` follows its bends, so that relief and polyps are described in a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from polypstream.synthetic.anatomy import PERIOD, RELIEF_SIZE, SKIN_SIDE, Floats, Polyp, PolypKind, Wall
+from polypstream.synthetic.anatomy import PERIOD, RELIEF_SIZE, SKIN_SIDE, Floats, Polyp, PolypKind, Wall, floats
 from polypstream.synthetic.camera import Journey, View
 
 REACH = 11.0
 """Rays end this far from the eye, in the dark."""
 NEAREST = 0.08
 """Nothing comes nearer to the eye than this."""
+DISTINCT, LOST = 2.6, 3.6
+"""A polyp farther away than the first, in radii, shrinks into the wall, and beyond the second it is gone."""
 BLEND = 0.09
 """Width of the rounded joint between wall and polyp, in radii."""
 _ROW = 256
@@ -29,6 +31,8 @@ _ROUNDS = 11
 _TOLERANCE = 0.002
 """A point is found when it is known to this share of its distance."""
 
+Place = tuple[Floats, Floats, Floats]
+"""Around the tube, along it, and height over the wall, from the foot of a polyp, in radii."""
 Hits = Sequence[NDArray[np.intp]]
 """For each polyp, the rays that may meet it."""
 
@@ -45,14 +49,44 @@ class Surface:
     along: Floats
     normal: Floats
     """(3, rays) unit, into the lumen, world axes."""
+    patch: "Patch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """How the points lie to the polyp nearest to them, (rays,) each."""
+
     lead: Floats
-    """Distance to the wall less that to the nearest polyp: positive on a polyp."""
-    crease: Floats
-    """Distance to the nearest polyp; large far from any."""
+    """Distance to the wall less that to the polyp: positive on a polyp, very negative far from any."""
+    gap: Floats
+    """Distance to the polyp; very large far from any."""
     skin: Floats
-    """(3, rays) place on the skin of the nearest polyp, in texels, and how much of that skin shows, 0 to 1."""
+    """(3, rays) place on its skin, in texels, and how much of that skin shows, 0 to 1."""
     nearest: NDArray[np.int8]
-    """Number of the nearest polyp among those given, -1 for none."""
+    """Its number among those in front of the camera, -1 for none."""
+
+    @classmethod
+    def empty(cls, count: int) -> "Patch":
+        """Points far from any polyp."""
+        far = np.full(count, 1e3, np.float32)
+        skin, nearest = np.zeros((3, count), np.float32), np.full(count, -1, np.int8)
+        return cls(lead=-far, gap=far, skin=skin, nearest=nearest)
+
+    def add(
+        self, number: int, polyp: Polyp, chosen: NDArray[np.intp], local: Place, wall: Floats, gradient: Floats
+    ) -> None:
+        """Enters a polyp at the chosen points, whose distance to the wall is given; turns the gradient to it."""
+        found = polyp_distance(polyp, *local)
+        lead = wall[chosen] - found
+        share = np.clip(0.5 + lead * np.float32(0.5 / BLEND), 0, 1)
+        around, along, height = _slope(polyp, local, found)
+        cos, sin = np.float32(np.cos(polyp.angle)), np.float32(np.sin(polyp.angle))
+        for axis, slope in enumerate((-sin * around - cos * height, cos * around - sin * height, along)):
+            gradient[axis, chosen] += share * (slope - gradient[axis, chosen])
+        closer = found < self.gap[chosen]
+        mine = chosen[closer]
+        self.gap[mine], self.lead[mine], self.nearest[mine] = found[closer], lead[closer], number
+        self.skin[:, mine] = _skin_place(polyp, *local)[:, closer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +110,7 @@ class Tube:
         self._near_relief = np.ascontiguousarray(wall.relief[..., 0])
         self._eye = view.eye.astype(np.float32)
         self._first = float(view.eye[2]) - 1.5
-        z = self._first + (np.arange(_COURSE_KNOTS) + 0.5) * (_COURSE_LENGTH / _COURSE_KNOTS)
+        z = self._first + (np.arange(_COURSE_KNOTS, dtype=np.float64) + 0.5) * (_COURSE_LENGTH / _COURSE_KNOTS)
         knots = np.concatenate(journey.course(z)).T.astype(np.float32)
         self._course = np.asarray(cv2.resize(knots, (4, _COURSE_STEPS), interpolation=cv2.INTER_LINEAR), np.float32)
         self.growths = [g for p in wall.polyps if (g := _growth(p, journey, float(view.eye[2])))]
@@ -91,8 +125,8 @@ class Tube:
 
     def wall_distance(self, across: Floats, down: Floats, along: Floats) -> Floats:
         """Radius of the wall less the distance from the middle: positive in the lumen."""
-        distance, angle = cv2.cartToPolar(across, down)
-        return _looked_up(self._near_relief, *_relief_place(angle.reshape(-1), along)) - distance.reshape(-1)
+        distance, angle = _polar(across, down)
+        return floats(_looked_up(self._near_relief, *_relief_place(angle, along)) - distance)
 
     def distance(self, rays: Floats, depth: Floats, near: Hits) -> Floats:
         """Distance to wall and polyps, joined softly; `near` lists the rays that may meet each polyp."""
@@ -118,42 +152,19 @@ class Tube:
     def surface(self, rays: Floats, depth: Floats) -> Surface:
         """Everything shading needs to know about the points found."""
         across, down, along, course = self.straight(rays, depth)
-        distance, angle = (p.reshape(-1) for p in cv2.cartToPolar(across, down))
+        distance, angle = _polar(across, down)
         relief = _looked_up(self._relief, *_relief_place(angle, along))
-        inverse = 1 / np.maximum(distance, 1e-3)
-        cos, sin = across * inverse, down * inverse
+        inverse = floats(1 / np.maximum(distance, 1e-3))
+        cos, sin = floats(across * inverse), floats(down * inverse)
         turn = relief[..., 1] * inverse
-        gradient = [-cos - turn * sin, -sin + turn * cos, relief[..., 2].copy()]
-        wall = relief[..., 0] - distance
-        crease, lead = np.full_like(wall, 1e3), np.full_like(wall, -1e3)
-        skin, nearest = np.zeros((3, wall.size), np.float32), np.full(wall.shape, -1, np.int8)
+        gradient = np.stack([-cos - turn * sin, -sin + turn * cos, relief[..., 2]])
+        wall = floats(relief[..., 0] - distance)
+        patch = Patch.empty(wall.size)
         for number, (growth, chosen) in enumerate(zip(self.growths, self.near(rays), strict=True)):
-            if not chosen.size:
-                continue
-            local = _local(growth, across[chosen], down[chosen], along[chosen])
-            found = polyp_distance(growth.polyp, *local)
-            closer = found < crease[chosen]
-            share = np.clip(0.5 + 0.5 * (wall[chosen] - found) / BLEND, 0, 1)
-            slope = _slope(growth.polyp, local, found)
-            cosine, sine = np.float32(np.cos(growth.polyp.angle)), np.float32(np.sin(growth.polyp.angle))
-            world = (-sine * slope[0] - cosine * slope[2], cosine * slope[0] - sine * slope[2], slope[1])
-            for axis in range(3):
-                gradient[axis][chosen] += share * (world[axis] - gradient[axis][chosen])
-            rays_closer = chosen[closer]
-            crease[rays_closer], nearest[rays_closer] = found[closer], number
-            lead[rays_closer] = (wall[chosen] - found)[closer]
-            skin[:, rays_closer] = _skin_place(growth.polyp, *local)[:, closer]
-        return Surface(
-            depth=depth,
-            cos=cos,
-            sin=sin,
-            along=along,
-            normal=_bent(gradient, course),
-            lead=lead,
-            crease=crease,
-            skin=skin,
-            nearest=nearest,
-        )
+            if chosen.size:
+                local = _local(growth, across[chosen], down[chosen], along[chosen])
+                patch.add(number, growth.polyp, chosen, local, wall, gradient)
+        return Surface(depth=depth, cos=cos, sin=sin, along=along, normal=_bent(gradient, course), patch=patch)
 
     def clear_depth(self, rays: Floats, *, beam: float, steps: int) -> Floats:
         """How far a beam around each ray, of that half-width per unit of depth, meets nothing."""
@@ -161,7 +172,7 @@ class Tube:
         return self._opened(rays, start, self.near(rays), beam, steps)
 
     def march(self, rays: Floats, clear: Floats) -> Floats:
-        """Distance along each ray to the first surface, from a depth known to be clear."""
+        """Distance along each ray to the first surface, (rays,), from a depth known to be clear."""
         depth = clear.copy()
         active = np.arange(depth.size)
         for _ in range(_ROUNDS):
@@ -190,7 +201,8 @@ class Tube:
             rest = self.distance(rays, depth, near)
             fall = (last - rest) / np.where(np.abs(move) < 1e-6, np.float32(1e-6), move)
             rate = 1 / np.maximum(np.minimum(fall, 1.8), np.clip(0.5 + rest * 8, 0.5, 1.7))  # far off, folds may hide
-            rate[fall < 0.1] = 0.5
+            rate[fall < 0.1] = 0.6
+            rate[fall < -0.1] = 0.95
             last, move = rest, rest * rate
         return np.minimum(depth + move, np.float32(REACH)), np.where(fall < 0.1, np.float32(1), np.abs(move))
 
@@ -212,7 +224,7 @@ def polyp_distance(polyp: Polyp, around: Floats, along: Floats, height: Floats) 
     sunk = 0.02 if flat else 0.22
     span = (around / (wide * size)) ** 2 + (along / (long * size)) ** 2 + ((height - sunk * size) / (high * size)) ** 2
     lumps = _lumps(polyp, around, along, height, 0.10 if flat else 0.075)
-    return np.asarray((np.sqrt(span) - lumps) * np.float32(size * (0.6 if flat else 0.9)), dtype=np.float32)
+    return floats((np.sqrt(span) - lumps) * np.float32(size * (0.6 if flat else 0.9)))
 
 
 def _lumps(polyp: Polyp, around: Floats, along: Floats, height: Floats, strength: float) -> Floats:
@@ -220,10 +232,10 @@ def _lumps(polyp: Polyp, around: Floats, along: Floats, height: Floats, strength
     turn, rate = polyp.phase, 1 / polyp.size
     broad = np.sin(around * (2.3 * rate) + turn) * np.sin(along * (2.6 * rate) + 2 * turn)
     broad = broad + 0.6 * np.sin(height * (3.1 * rate) + along * (3.4 * rate) + 3 * turn)
-    return np.asarray(1 + strength * broad, dtype=np.float32)
+    return floats(1 + strength * broad)
 
 
-def _slope(polyp: Polyp, local: tuple[Floats, Floats, Floats], found: Floats) -> Floats:
+def _slope(polyp: Polyp, local: Place, found: Floats) -> Floats:
     """Unit gradient of a polyp's distance: around, along, height; (3, rays)."""
     around, along, height = local
     step = np.float32(0.012)
@@ -235,7 +247,7 @@ def _slope(polyp: Polyp, local: tuple[Floats, Floats, Floats], found: Floats) ->
         ]
     )
     slope -= found
-    return np.asarray(slope / np.maximum(np.sqrt((slope * slope).sum(axis=0)), 1e-6), dtype=np.float32)
+    return floats(slope / np.maximum(np.sqrt((slope * slope).sum(axis=0)), 1e-6))
 
 
 def _skin_place(polyp: Polyp, around: Floats, along: Floats, height: Floats) -> Floats:
@@ -250,7 +262,7 @@ def _skin_place(polyp: Polyp, around: Floats, along: Floats, height: Floats) -> 
     return np.stack([across * scale + half, ahead * scale + half, shown])
 
 
-def _local(growth: Growth, across: Floats, down: Floats, along: Floats) -> tuple[Floats, Floats, Floats]:
+def _local(growth: Growth, across: Floats, down: Floats, along: Floats) -> Place:
     """Around, along and height, relative to a polyp's foot."""
     cos, sin = np.float32(np.cos(growth.polyp.angle)), np.float32(np.sin(growth.polyp.angle))
     height = np.float32(growth.polyp.wall) - (across * cos + down * sin)
@@ -260,8 +272,10 @@ def _local(growth: Growth, across: Floats, down: Floats, along: Floats) -> tuple
 def _growth(polyp: Polyp, journey: Journey, z: float) -> Growth | None:
     """The polyp as it stands ahead of a camera at z, or None where it cannot be seen."""
     along = z - 1.0 + (polyp.along - z + 1.0) % PERIOD
-    if along - z > 8.0:
+    shown = min(1.0, (LOST - (along - z)) / (LOST - DISTINCT))
+    if shown <= 0.15:
         return None
+    polyp = replace(polyp, size=polyp.size * shown)
     tall = 2.0 if polyp.kind is PolypKind.PEDUNCULATED else 0.5
     inward = polyp.wall - 0.6 * tall * polyp.size
     offset = inward * np.array([np.cos(polyp.angle), np.sin(polyp.angle)])
@@ -269,22 +283,27 @@ def _growth(polyp: Polyp, journey: Journey, z: float) -> Growth | None:
     for _ in range(6):
         middle, slope = journey.course(np.array(at))
         at = along - float(slope @ offset)
-    reach = (1.9 if polyp.kind is PolypKind.PEDUNCULATED else 1.45) * polyp.size * 1.25 + 2 * BLEND
+    reach = (1.75 if polyp.kind is PolypKind.PEDUNCULATED else 1.35) * polyp.size * 1.12 + BLEND
     return Growth(polyp=polyp, along=along, centre=np.array([*(middle + offset), at]), reach=reach)
 
 
 def _joined(first: Floats, second: Floats, width: float = BLEND) -> Floats:
     """The smaller of two distances, rounded where they meet."""
     gap = np.maximum(np.float32(width) - np.abs(first - second), 0)
-    return np.asarray(np.minimum(first, second) - gap * gap * np.float32(0.25 / width), dtype=np.float32)
+    return floats(np.minimum(first, second) - gap * gap * np.float32(0.25 / width))
 
 
-def _bent(gradient: list[Floats], course: Floats) -> Floats:
+def _bent(gradient: Floats, course: Floats) -> Floats:
     """Straight-tube gradients as unit normals in the world, (3, rays)."""
     x, y, along = gradient
     slope_x, slope_y = course[..., 2], course[..., 3]
     normal = np.stack([x + slope_x * along, y + slope_y * along, along - slope_x * x - slope_y * y])
-    return np.asarray(normal / np.sqrt((normal * normal).sum(axis=0)), dtype=np.float32)
+    return floats(normal / np.sqrt((normal * normal).sum(axis=0)))
+
+
+def _polar(across: Floats, down: Floats) -> tuple[Floats, Floats]:
+    distance, angle = cv2.cartToPolar(across, down)
+    return floats(distance).reshape(-1), floats(angle).reshape(-1)
 
 
 def _relief_place(angle: Floats, along: Floats) -> tuple[Floats, Floats]:
@@ -297,4 +316,4 @@ def _looked_up(table: Floats, columns: Floats, rows: Floats) -> Floats:
     """Bilinear values of a map at places given by flat arrays whose length is a multiple of the row."""
     shape = (-1, _ROW)
     found = cv2.remap(table, columns.reshape(shape), rows.reshape(shape), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    return np.asarray(found.reshape(columns.size, *table.shape[2:]), dtype=np.float32)
+    return floats(found.reshape(columns.size, *table.shape[2:]))

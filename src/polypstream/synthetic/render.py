@@ -2,15 +2,26 @@
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from polypstream.synthetic.anatomy import COLOUR_SIZE, GLOSS_SIDE, GLOSS_TURNS, PERIOD, Floats, Wall, wall_from_seed
+from polypstream.synthetic.anatomy import (
+    COLOUR_SIZE,
+    GLOSS_SIDE,
+    GLOSS_TURNS,
+    PERIOD,
+    Floats,
+    Wall,
+    floats,
+    wall_from_seed,
+)
 from polypstream.synthetic.camera import FIELD, Journey, View, rays_of
-from polypstream.synthetic.geometry import Surface, Tube
+from polypstream.synthetic.geometry import Patch, Surface, Tube
 
+_Number = TypeVar("_Number", bound=np.generic)
 _ROW = 256
 _LIGHT = 1.6
 """Brightness of the lamp."""
@@ -18,6 +29,8 @@ _TINT = np.array([1.0, 0.9, 0.8], np.float32)
 """Its colour as the camera's white balance leaves it."""
 
 
+_EDGE = 0.03
+"""Lead at which a pixel is surely on a polyp; between minus that and that, it is mixed."""
 _LEVELS = np.arange(256) / 255
 _CONTRAST = (255 * np.clip(1.12 * _LEVELS ** (1.28 - 0.28 * _LEVELS), 0, 1)).round().astype(np.uint8)
 """The display curve: shadows a little deeper, highlights clipped."""
@@ -46,7 +59,7 @@ class Scene:
         self._layout = _layout(width, height)
         self._seed = seed
         content = self._layout
-        share = min(1.0, max(0.5, 160 / content.width), 480 / content.width)
+        share = min(1.0, max(0.45, 160 / content.width), 480 / content.width)
         self._fine = _Grid(max(16, round(content.width * share)), max(16, round(content.height * share)))
         self._coarse = _Grid(max(8, self._fine.width // 4), max(8, self._fine.height // 4))
         self._grain = _grain(seed, content.height, content.width)
@@ -72,7 +85,7 @@ class Scene:
         turn = view.axes.astype(np.float32)
         coarse, fine = self._coarse, self._fine
         clear = tube.clear_depth(turn @ coarse.rays, beam=coarse.beam, steps=20)
-        start = cv2.resize(coarse.picture(clear), (fine.width, fine.height), interpolation=cv2.INTER_NEAREST)
+        start = _resized(coarse.picture(clear), (fine.width, fine.height), cv2.INTER_NEAREST)
         rays = turn @ fine.rays
         depth = tube.march(rays, fine.flat(start))
         surface = tube.surface(rays, depth)
@@ -80,51 +93,43 @@ class Scene:
 
     def _shaded(self, tube: Tube, surface: Surface, rays: Floats, view: View) -> tuple[Floats, NDArray[np.bool_]]:
         fine, layout = self._fine, self._layout
-        size = (layout.width, layout.height)
 
         def full(channels: list[Floats]) -> list[Floats]:
-            return [cv2.resize(fine.picture(c), size, interpolation=cv2.INTER_LINEAR) for c in channels]
+            return [_resized(fine.picture(c), (layout.width, layout.height)) for c in channels]
 
-        cos, sin, turns, lead = full([surface.cos, surface.sin, surface.along, np.clip(surface.lead, -0.03, 0.03)])
-        angle = cv2.phase(cos, sin)
+        lead = np.clip(surface.patch.lead, -_EDGE, _EDGE)
+        cos, sin, turns, lead = full([surface.cos, surface.sin, surface.along, lead])
+        angle = floats(cv2.phase(cos, sin))
         turns *= np.float32(1 / PERIOD)
         turns -= np.floor(turns)
         columns, rows = angle * np.float32(COLOUR_SIZE[1] / (2 * np.pi)), turns * np.float32(COLOUR_SIZE[0])
-        colour = cv2.remap(self._wall.colour, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-        self._cover_with_skin(colour, tube, surface, lead)
+        colour = _looked_up(self._wall.colour, columns, rows, cv2.BORDER_WRAP)
+        self._cover_with_skin(colour, tube, surface.patch, lead)
         irradiance = cv2.merge(full(self._irradiance(surface, rays, view)))
         light = cv2.multiply(colour, irradiance, scale=1 / 255, dtype=cv2.CV_32F)
         glints = self._glints(full(_facing(surface, rays)), angle, turns)
-        return cv2.add(light, cv2.merge([glints] * 3)), lead > 0
+        return floats(cv2.add(light, cv2.merge([glints] * 3))), lead > 0
 
-    def _cover_with_skin(self, colour: NDArray[np.uint8], tube: Tube, surface: Surface, lead: Floats) -> None:
+    def _cover_with_skin(self, colour: NDArray[np.uint8], tube: Tube, patch: Patch, lead: Floats) -> None:
         """Replaces the wall's colour, in place, by a polyp's own where one is seen."""
-        fine = self._fine
-        nearest = fine.picture(surface.nearest)
-        height, width = lead.shape
+        grid, (height, width) = self._fine, lead.shape
+        nearest = grid.picture(patch.nearest)
         for number, growth in enumerate(tube.growths):
-            rows, columns = (np.flatnonzero((nearest == number).any(axis=axis)) for axis in (1, 0))
+            mine = nearest == number
+            rows, columns = (np.flatnonzero(mine.any(axis=axis)) for axis in (1, 0))
             if not rows.size:
                 continue
-            top, bottom = rows[0] * height // fine.height, -(-(rows[-1] + 1) * height // fine.height)
-            left, right = columns[0] * width // fine.width, -(-(columns[-1] + 1) * width // fine.width)
-            box = (slice(top, bottom), slice(left, right))
-            if lead[box].max() < -0.029:
+            small = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+            large = (_scaled(small[0], height / grid.height), _scaled(small[1], width / grid.width))
+            if lead[large].max() <= -_EDGE:
                 continue
-            inner = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-            chart = np.stack([fine.picture(c)[inner] for c in surface.skin], axis=-1)
-            chart = cv2.resize(chart, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
-            skin = cv2.remap(
-                growth.polyp.skin, chart[..., 0], chart[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-            )
-            mine = cv2.resize(
-                (nearest[inner] == number).astype(np.uint8),
-                (right - left, bottom - top),
-                interpolation=cv2.INTER_NEAREST,
-            )
-            share = np.clip(0.5 + lead[box] * (0.5 / 0.02), 0, 1) * mine * chart[..., 2]
-            share = share[..., None]
-            colour[box] = (colour[box] * (1 - share) + skin * share).astype(np.uint8)
+            size = (large[1].stop - large[1].start, large[0].stop - large[0].start)
+            across, ahead, shown = (_resized(grid.picture(part)[small], size) for part in patch.skin)
+            skin = _looked_up(growth.polyp.skin, across, ahead, cv2.BORDER_REFLECT)
+            shown *= np.clip(0.5 + lead[large] * np.float32(0.75 / _EDGE), 0, 1)
+            shown *= cv2.resize(mine[small].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            mixed = colour[large] + (skin.astype(np.float32) - colour[large]) * shown[..., None]
+            colour[large] = mixed.astype(np.uint8)
 
     def _irradiance(self, surface: Surface, rays: Floats, view: View) -> list[Floats]:
         """Light that falls on each point, red, green, blue."""
@@ -132,9 +137,11 @@ class Scene:
         towards = lamp[:, None] - rays * surface.depth
         square = (towards * towards).sum(axis=0)
         cosine = (towards * surface.normal).sum(axis=0) / np.sqrt(square)
-        wrapped = np.maximum(0.7 * cosine + 0.3, 0.04)
+        wrapped = 0.7 * np.maximum(cosine, 0) + 0.3
         light = np.float32(_LIGHT) * wrapped / (square + 0.12)
-        light *= 1 - 0.55 * np.exp(-np.maximum(surface.crease, 0) * 16) * (surface.lead < 0)
+        patch = surface.patch
+        touching = np.clip(1 - 25 * (patch.lead + patch.gap), 0, 1)
+        light *= 1 - 0.6 * np.exp(-14 * np.maximum(patch.gap, 0)) * touching
         light *= self._fine.vignette
         bounce = 0.03 * np.exp(-0.45 * surface.depth)
         red = 1 + 0.10 * surface.depth
@@ -188,21 +195,34 @@ class _Grid:
         self.vignette = self._wrapped((1 - 0.75 * radius).reshape(1, count))[0]
 
     def _wrapped(self, values: Floats) -> Floats:
-        return np.ascontiguousarray(np.resize(values.T, (self._padded, values.shape[0])).T)
+        return floats(np.take(values, np.arange(self._padded), axis=1, mode="wrap"))
 
-    def picture(self, flat: NDArray[np.generic]) -> NDArray[np.generic]:
+    def picture(self, flat: NDArray[_Number]) -> NDArray[_Number]:
         """(height, width) from a flat array."""
-        return flat[: self.width * self.height].reshape(self.height, self.width)
+        picture: NDArray[_Number] = flat[: self.width * self.height].reshape(self.height, self.width)
+        return picture
 
     def flat(self, picture: Floats) -> Floats:
         """A padded flat array from (height, width)."""
-        return self._wrapped(picture.reshape(1, -1))[0].copy()
+        return floats(self._wrapped(picture.reshape(1, -1))[0])
+
+
+def _resized(picture: Floats, size: tuple[int, int], flags: int = cv2.INTER_LINEAR) -> Floats:
+    return floats(cv2.resize(picture, size, interpolation=flags))
+
+
+def _looked_up(texture: NDArray[np.uint8], columns: Floats, rows: Floats, border: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.remap(texture, columns, rows, cv2.INTER_LINEAR, borderMode=border), dtype=np.uint8)
+
+
+def _scaled(stretch: slice, factor: float) -> slice:
+    return slice(math.floor(stretch.start * factor), math.ceil(stretch.stop * factor))
 
 
 def _tiled(values: Floats, turns: float) -> Floats:
     """Places on a tile of gloss that repeats so many times in a unit of the values; in rows of `_ROW`."""
     scaled = values * np.float32(turns)
-    return ((scaled - np.floor(scaled)) * np.float32(GLOSS_SIDE)).reshape(-1, _ROW)
+    return floats((scaled - np.floor(scaled)) * np.float32(GLOSS_SIDE)).reshape(-1, _ROW)
 
 
 def _facing(surface: Surface, rays: Floats) -> list[Floats]:
@@ -222,29 +242,18 @@ def _smeared(light: Floats, before: View, after: View) -> Floats:
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     ends = [tuple(round(16 * (reach + sign * part / 2)) for part in (across, down)) for sign in (-1, 1)]
     cv2.line(kernel, ends[0], ends[1], 1.0, 1, cv2.LINE_8, shift=4)
-    return np.asarray(cv2.filter2D(light, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE), dtype=np.float32)
+    return floats(cv2.filter2D(light, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE))
 
 
 def _layout(width: int, height: int) -> Layout:
     content = min(width, 2 * round(height * 0.64))
-    opening = np.zeros((height * 4, content * 4), np.uint8)
-    cut = round(0.2 * min(opening.shape))
-    right, bottom = opening.shape[1] - 1, opening.shape[0] - 1
-    edge = 6
-    corners = [
-        (cut, edge),
-        (right - cut, edge),
-        (right - edge, cut),
-        (right - edge, bottom - cut),
-        (right - cut, bottom - edge),
-        (cut, bottom - edge),
-        (edge, bottom - cut),
-        (edge, cut),
-    ]
-    cv2.fillConvexPoly(opening, np.array(corners, np.int32), 255)
-    opening = cv2.GaussianBlur(opening, (0, 0), min(opening.shape) / 300)
-    opening = cv2.resize(opening, (content, height), interpolation=cv2.INTER_AREA)
-    return Layout(left=(width - content) // 2, width=content, height=height, opening=np.asarray(opening, np.uint8))
+    opening = np.zeros((height, content), np.uint8)
+    right, bottom, cut = content - 2, height - 2, round(0.2 * min(content, height))
+    corners = [(cut, 1), (right - cut, 1), (right, cut), (right, bottom - cut)]
+    corners += [(right - cut, bottom), (cut, bottom), (1, bottom - cut), (1, cut)]
+    cv2.fillConvexPoly(opening, np.array(corners, np.int32), 255, cv2.LINE_AA)
+    soft = cv2.GaussianBlur(opening, (0, 0), 0.4 + min(content, height) / 600)
+    return Layout(left=(width - content) // 2, width=content, height=height, opening=np.asarray(soft, np.uint8))
 
 
 def _grain(seed: int, height: int, width: int) -> NDArray[np.int16]:

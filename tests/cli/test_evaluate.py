@@ -1,0 +1,127 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from polypstream.cli import app
+from polypstream.errors import DatasetError, ModelError, SinkError
+from polypstream.train.data import Pair
+from polypstream.train.splits import splits_by_hash
+from tests.discs import write_discs, write_picture
+from tests.models import write_green_finder
+from tests.train.test_evaluate import write_clip
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_green_finder(tmp_path / "green.onnx")
+
+
+@pytest.fixture
+def green(tmp_path: Path) -> Path:
+    """Ten pictures of a green square on black, of the model's own size and of others."""
+    folder = tmp_path / "green"
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for index in range(10):
+        side = 64 + 32 * (index % 3)
+        mask = np.zeros((side, side), np.uint8)
+        mask[side // 4 : side // 2, side // 4 : side // 2] = 255
+        write_picture(folder / "images" / f"{index}.png", np.dstack([np.zeros_like(mask), mask, np.zeros_like(mask)]))
+        write_picture(folder / "masks" / f"{index}.png", mask)
+    return folder
+
+
+def test_a_table_of_data_sets(green: Path, model: Path) -> None:
+    result = runner.invoke(app, ["evaluate", str(green), "--model", str(model)], env={"COLUMNS": "160"})
+    assert result.exit_code == 0, result.output
+    for part in ("data set", "images", "Dice", "IoU", "class-mean IoU", "green", "10", "threshold 0.5"):
+        assert part in result.output
+
+
+def test_json_and_csv_hold_the_same(tmp_path: Path, green: Path, model: Path) -> None:
+    table = tmp_path / "scores.csv"
+    result = runner.invoke(app, ["evaluate", str(green), "--model", str(model), "--json", "--csv", str(table)])
+    told = json.loads(result.output)
+    assert (told["model"], told["threshold"]) == ("green.onnx", 0.5)
+    (row,) = told["datasets"]
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["dataset", "image", "dice", "iou", "class_mean_iou", "precision", "recall", "polyp_pixels"]
+    assert row["dice"]["count"] == len(rows) == 10
+    assert row["dice"]["mean"] == pytest.approx(np.mean([float(score["dice"]) for score in rows]))
+    assert row["dice"]["low"] <= row["dice"]["mean"] <= row["dice"]["high"]
+    assert row["dice"]["mean"] > 0.9
+    assert float(rows[0]["dice"]) == 1  # at the model's own size nothing is scaled
+
+
+def test_the_threshold_can_be_given(green: Path, model: Path) -> None:
+    arguments = ["evaluate", str(green), "--model", str(model), "--json", "--threshold", "0.9"]
+    assert json.loads(runner.invoke(app, arguments).output)["threshold"] == 0.9
+
+
+def test_the_test_split_is_the_default_of_a_splits_file(tmp_path: Path, green: Path, model: Path) -> None:
+    splits = tmp_path / "splits.csv"
+    rows = [f"green,{n}.png,{'test' if n < 3 else 'val'},{'test' if n < 2 else 'train'}" for n in range(10)]
+    splits.write_text("\n".join(["dataset,image,grouped,random", *rows]))
+    common = ["evaluate", str(green), "--model", str(model), "--json", "--splits", str(splits)]
+    counts = [
+        json.loads(runner.invoke(app, [*common, *more]).output)["datasets"][0]["dice"]["count"]
+        for more in ([], ["--split", "val"], ["--split-column", "random"])
+    ]
+    assert counts == [3, 7, 2]
+
+
+def test_a_split_without_a_file_is_the_one_that_train_makes(green: Path, model: Path) -> None:
+    pairs = [Pair(dataset="green", image=Path(f"{n}.png"), mask=Path(f"{n}.png")) for n in range(10)]
+    wanted = sum(split == "train" for split in splits_by_hash(pairs).values())
+    result = runner.invoke(app, ["evaluate", str(green), "--model", str(model), "--json", "--split", "train"])
+    assert json.loads(result.output)["datasets"][0]["dice"]["count"] == wanted
+
+
+def test_a_clip_with_masks(tmp_path: Path, model: Path) -> None:
+    clip, masks = write_clip(tmp_path)
+    arguments = ["evaluate", "--video", str(clip), "--masks", str(masks), "--model", str(model)]
+    told = json.loads(runner.invoke(app, [*arguments, "--json", "--csv", str(tmp_path / "frames.csv")]).output)
+    assert (told["polyp_frames"], told["clean_frames"]) == (3, 3)
+    assert (told["dice"]["mean"], told["sensitivity"], told["false_alarm_rate"]) == (0, 0, 0)
+    assert len((tmp_path / "frames.csv").read_text().splitlines()) == 7
+    shown = runner.invoke(app, arguments, env={"COLUMNS": "120"}).output
+    assert "false alarms" in shown
+    assert "0.0%" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--video", "clip.mp4"], ["--masks", "m"], ["d", "--video", "c", "--masks", "m"]]
+)
+def test_half_a_question_is_a_usage_error(arguments: list[str]) -> None:
+    assert runner.invoke(app, ["evaluate", *arguments]).exit_code == 2
+
+
+def test_what_cannot_be_read_or_written_is_an_error_of_ours(tmp_path: Path, green: Path, model: Path) -> None:
+    def error(*arguments: object) -> BaseException | None:
+        return runner.invoke(app, ["evaluate", *map(str, arguments)]).exception
+
+    (tmp_path / "text.keras").write_text("not a model")
+    assert isinstance(error(tmp_path / "none", "--model", model), DatasetError)
+    assert isinstance(error(green, "--model", tmp_path / "none.onnx"), ModelError)
+    assert isinstance(error(green, "--model", tmp_path / "text.keras"), ModelError)
+    assert isinstance(error(green, "--model", model, "--csv", tmp_path / "none" / "scores.csv"), SinkError)
+
+
+def test_a_keras_model(tmp_path: Path) -> None:
+    import keras
+
+    image = keras.Input((32, 32, 3))
+    brightness = keras.layers.Conv2D(1, 1, use_bias=False, kernel_initializer="ones")(image)
+    path = tmp_path / "bright.keras"
+    keras.Model(image, keras.layers.Rescaling(1 / 3)(brightness)).save(path)
+    discs = write_discs(tmp_path / "discs", 3)
+    told = json.loads(runner.invoke(app, ["evaluate", str(discs), "--model", str(path), "--json"]).output)
+    assert told["threshold"] == 0.5
+    assert told["datasets"][0]["dice"]["mean"] == 1

@@ -1,0 +1,149 @@
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from polypstream.cli import app
+from polypstream.cli import train as command
+from polypstream.errors import ConfigError, DatasetError, MissingExtraError
+from polypstream.train import fit
+from polypstream.train.config import TrainConfig
+from polypstream.train.report import EpochReport
+from tests.discs import write_discs
+
+runner = CliRunner()
+
+
+class FakeFit:
+    """Takes the place of the training itself and keeps what it was given."""
+
+    def __init__(self, interrupted_after: int | None = None) -> None:
+        self.interrupted_after = interrupted_after
+
+    def __call__(self, config: TrainConfig, **given: Any) -> Path:
+        self.config, self.given = config, given
+        progress = given["progress"]
+        progress.begin(epochs_done=1, epochs=config.epochs, steps=2, seconds_left=90.0)
+        for epoch in range(2, config.epochs + 1):
+            for step in (1, 2):
+                progress.step(epoch=epoch, step=step, loss=0.5, seconds_left=45.0)
+            progress.epoch(
+                EpochReport(
+                    epoch=epoch, epochs=config.epochs, loss=0.5, dice={"discs": 0.81}, seconds=30, seconds_left=4000
+                )
+            )
+            if epoch == self.interrupted_after:
+                raise KeyboardInterrupt
+        return Path(given["run"]) / "best.keras"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeFit:
+    stand_in = FakeFit()
+    monkeypatch.setattr(fit, "train", stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def discs(tmp_path: Path) -> Path:
+    return write_discs(tmp_path / "discs", 20)
+
+
+def splits_file(folder: Path) -> Path:
+    path = folder / "splits.csv"
+    rows = [f"discs,{n:03d}.png,{'train' if n < 15 else 'val'},{'val' if n < 4 else 'train'}" for n in range(20)]
+    path.write_text("\n".join(["dataset,image,grouped,random", *rows]), encoding="utf-8")
+    return path
+
+
+def test_options_arrive(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
+    arguments = ["--run", str(tmp_path / "run"), "--size", "48x32", "--epochs", "3", "--batch-size", "2", "--seed", "5"]
+    arguments += ["--learning-rate", "0.01", "--precision", "float32", "--workers", "3", "--initial", "start.keras"]
+    result = runner.invoke(app, ["train", str(discs), "--splits", str(splits_file(tmp_path)), *arguments])
+    assert result.exit_code == 0, result.output
+    wanted = TrainConfig(height=32, width=48, epochs=3, batch_size=2, seed=5, learning_rate=0.01, precision="float32")
+    assert fake.config == wanted
+    assert fake.given["training"].rgb.shape == (15, 32, 48, 3)
+    assert len(fake.given["validation"]) == 5
+    assert (fake.given["workers"], fake.given["initial"]) == (3, Path("start.keras"))
+    assert fake.given["run"] == tmp_path / "run"
+
+
+def test_a_log_has_a_line_per_epoch_and_an_estimate(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
+    arguments = ["--run", str(tmp_path / "run"), "--size", "32", "--epochs", "3"]
+    result = runner.invoke(app, ["train", str(discs), "--splits", str(splits_file(tmp_path)), *arguments])
+    assert result.output.splitlines() == [
+        "15 images to train on, 5 to validate on, at 32x32",
+        "2 epochs of 2 steps after epoch 1: about 2 min",
+        "epoch 2/3: loss 0.5000, Dice discs 0.8100; 30 s, 1 h 07 min left",
+        "epoch 3/3: loss 0.5000, Dice discs 0.8100; 30 s, 1 h 07 min left",
+        f"the best network is {tmp_path / 'run' / 'best.keras'}; next: polypstream export {tmp_path / 'run' / 'best.keras'}",
+    ]
+
+
+def test_the_other_column_is_read(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
+    arguments = ["--splits", str(splits_file(tmp_path)), "--split-column", "random", "--size", "32", "--epochs", "2"]
+    runner.invoke(app, ["train", str(discs), *arguments])
+    assert (len(fake.given["training"]), len(fake.given["validation"])) == (16, 4)
+
+
+def test_without_a_splits_file_one_line_says_how_it_splits(discs: Path, fake: FakeFit) -> None:
+    result = runner.invoke(app, ["train", str(discs), "--size", "32", "--epochs", "2"])
+    assert result.output.startswith(
+        "no splits file: training on 80%, validating on 10%, by a hash of each image's name\n"
+    )
+    assert len(fake.given["training"]) + len(fake.given["validation"]) < 20
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
+    fake.interrupted_after = 3
+    run = tmp_path / "run"
+    result = runner.invoke(app, ["train", str(discs), "--run", str(run), "--size", "32", "--epochs", "9"])
+    assert result.exit_code == 130
+    last = result.output.splitlines()[-1]
+    assert last == f"stopped; 3 of 9 epochs are kept in {run}: run the same command again to go on"
+
+
+@pytest.mark.parametrize("size", ["large", "352x", "1x2x3", "-8", "35.2"])
+def test_a_size_that_is_none_is_a_usage_error(discs: Path, size: str) -> None:
+    result = runner.invoke(app, ["train", str(discs), f"--size={size}"])
+    assert result.exit_code == 2
+    assert "such as 352" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_impossible_settings_and_data_are_errors_of_ours(tmp_path: Path, discs: Path) -> None:
+    assert isinstance(runner.invoke(app, ["train", str(discs), "--size", "100"]).exception, ConfigError)
+    assert isinstance(runner.invoke(app, ["train", str(tmp_path / "none")]).exception, DatasetError)
+
+
+def test_no_data_is_a_usage_error() -> None:
+    assert runner.invoke(app, ["train"]).exit_code == 2
+
+
+@pytest.mark.parametrize("missing", ["keras", "tensorflow"])
+def test_a_missing_extra_names_the_command_that_installs_it(
+    discs: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "keras"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    error = runner.invoke(app, ["train", str(discs)]).exception
+    assert isinstance(error, MissingExtraError)
+    assert "pip install 'polypstream[train]'" in str(error)
+
+
+def test_the_defaults_are_those_of_the_trainer() -> None:
+    options, config = inspect.signature(command.train).parameters, TrainConfig()
+    for name in ("epochs", "batch_size", "learning_rate", "seed", "precision"):
+        assert options[name].default == getattr(config, name)
+    assert options["size"].default == str(config.height) == str(config.width)
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    script = "import sys, polypstream.cli; print({'keras', 'tensorflow', 'cv2', 'av', 'numpy'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,73 @@
+"""A training run of seconds, in this process or in one that kills itself: `python -m tests.train.small_run FOLDER`."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import keras
+from keras import layers
+
+from polypstream.train import fit
+from polypstream.train.config import TrainConfig
+from polypstream.train.report import EpochReport
+from tests.discs import disc_samples
+
+CONFIG = TrainConfig(
+    height=32, width=32, widths=(8,) * 5, epochs=3, batch_size=4, precision="float32", learning_rate=0.01
+)
+KILLED_AT = (2, 3)
+"""Epoch and step, counted from 1, of four."""
+
+
+def small_network(*, height: int, width: int, widths: tuple[int, ...]) -> keras.Model:
+    """A stand-in for ResUNet++ that compiles in a moment: it has the layers that auxiliary heads are put on."""
+    image = keras.Input((height, width, 3))
+    x = layers.Conv2D(widths[0], 3, strides=8, padding="same", name="bridge")(image)
+    for name in ("decoder3", "decoder2", "decoder1"):
+        x = layers.BatchNormalization()(layers.UpSampling2D(2)(x))
+        x = layers.Conv2D(widths[0], 3, padding="same", activation="relu", name=name)(x)
+    return keras.Model(image, layers.Conv2D(1, 1, activation="sigmoid", dtype="float32")(x))
+
+
+class Quiet:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.losses: list[float] = []
+        self.reports: list[EpochReport] = []
+
+    def begin(self, *, epochs_done: int, epochs: int, steps: int, seconds_left: float) -> None:
+        assert seconds_left > 0
+        self.begun.append(epochs_done)
+
+    def step(self, *, epoch: int, step: int, loss: float, seconds_left: float) -> None:
+        self.losses.append(loss)
+
+    def epoch(self, report: EpochReport) -> None:
+        self.reports.append(report)
+
+
+class Killing(Quiet):
+    """Kills the process in the middle of an epoch, as a full memory would."""
+
+    def step(self, *, epoch: int, step: int, loss: float, seconds_left: float) -> None:
+        if (epoch, step) == KILLED_AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def small_run(folder: Path, progress: Quiet, config: TrainConfig = CONFIG, initial: Path | None = None) -> Path:
+    return fit.train(
+        config,
+        training=disc_samples(14),
+        validation=disc_samples(4, first=100),
+        run=folder,
+        progress=progress,
+        initial=initial,
+    )
+
+
+if __name__ == "__main__":
+    fit.resunetpp = small_network
+    small_run(Path(sys.argv[1]), Killing())

@@ -1,0 +1,74 @@
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from polypstream.errors import ConfigError
+from polypstream.train.augment import Augmentation, augmented
+from tests.discs import disc_picture
+
+NOTHING = Augmentation(**{field.name: 0 for field in fields(Augmentation)})
+GEOMETRY = replace(NOTHING, flip=0.5, quarter_turn=0.5, rotation_deg=30, scale=0.35, aspect=0.1, shift=0.12)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 80)])
+def test_zero_everywhere_is_the_identity(shape: tuple[int, int]) -> None:
+    rgb, mask = disc_picture(0, height=shape[0], width=shape[1])
+    for seed in range(5):
+        changed, changed_mask = augmented(rgb, mask // 255, NOTHING, np.random.default_rng(seed))
+        np.testing.assert_array_equal(changed, rgb)
+        np.testing.assert_array_equal(changed_mask, mask // 255)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 80)])
+@pytest.mark.parametrize("border", [0.0, 1.0])
+def test_geometry_moves_image_and_mask_together(shape: tuple[int, int], border: float) -> None:
+    _, mask = disc_picture(1, height=shape[0], width=shape[1])
+    painted = np.dstack([mask] * 3)
+    moved = 0
+    for seed in range(40):
+        rgb, polyp = augmented(painted, mask // 255, replace(GEOMETRY, border=border), np.random.default_rng(seed))
+        assert np.mean((rgb[..., 0] > 127) != (polyp == 1)) < 0.02  # linear and nearest sampling differ on the edge
+        moved += not np.array_equal(polyp, mask // 255)
+    assert moved > 35
+
+
+def test_everything_at_once_keeps_shapes_types_and_a_binary_mask() -> None:
+    rgb, mask = disc_picture(2, height=40, width=56)
+    always = replace(Augmentation(), blur=1, noise=1, glare=1, compression=1, border=1)
+    for seed in range(30):
+        changed, changed_mask = augmented(rgb, mask // 255, always, np.random.default_rng(seed))
+        assert (changed.shape, changed.dtype) == (rgb.shape, np.uint8)
+        assert (changed_mask.shape, changed_mask.dtype) == (mask.shape, np.uint8)
+        assert set(np.unique(changed_mask)) <= {0, 1}
+
+
+def test_colour_changes_leave_the_mask_alone() -> None:
+    rgb, mask = disc_picture(3)
+    colour = replace(Augmentation(), flip=0, quarter_turn=0, rotation_deg=0, scale=0, aspect=0, shift=0, border=0)
+    for seed in range(10):
+        changed, changed_mask = augmented(rgb, mask // 255, colour, np.random.default_rng(seed))
+        np.testing.assert_array_equal(changed_mask, mask // 255)
+        assert not np.array_equal(changed, rgb)
+
+
+def test_the_same_generator_gives_the_same_pair_and_another_one_does_not() -> None:
+    rgb, mask = disc_picture(4, height=64, width=64)
+    one, again, other = (augmented(rgb, mask, Augmentation(), np.random.default_rng(seed))[0] for seed in (7, 7, 8))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_the_originals_stay_as_they_were() -> None:
+    rgb, mask = disc_picture(5)
+    before = rgb.copy(), mask.copy()
+    for seed in range(10):
+        augmented(rgb, mask, replace(Augmentation(), border=1, glare=1), np.random.default_rng(seed))
+    np.testing.assert_array_equal(rgb, before[0])
+    np.testing.assert_array_equal(mask, before[1])
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_an_impossible_setting_is_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match="glare"):
+        Augmentation(glare=value)

@@ -1,0 +1,281 @@
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from polypstream.errors import ConfigError, TrainingError
+from polypstream.train import fit
+from polypstream.train.augment import Augmentation
+from polypstream.train.config import TrainConfig
+from polypstream.train.report import EpochReport
+from polypstream.train.resunetpp import resunetpp
+from polypstream.train.run_folder import RunFolder
+from polypstream.train.schedule import one_cycle
+from tests.discs import disc_samples
+from tests.train.small_run import CONFIG, Quiet, small_network, small_run
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "resunetpp", small_network)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, to hold the broken ones against."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "resunetpp", small_network)
+        small_run(folder, Quiet())
+    return folder
+
+
+def weights(run: Path) -> dict[str, NDArray[np.generic]]:
+    with np.load(run / "last.npz") as stored:
+        return {name: stored[name] for name in stored.files if name != "history"}
+
+
+def history(run: Path) -> list[tuple[int, float, dict[str, float]]]:
+    lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(line["epoch"], line["loss"], line["dice"]) for line in map(json.loads, lines)]
+
+
+def best_weights(run: Path) -> list[NDArray[np.float32]]:
+    values: list[NDArray[np.float32]] = keras.saving.load_model(run / "best.keras", compile=False).get_weights()
+    return values
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    assert history(run) == history(other)
+    one, two = weights(run), weights(other)
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    for value, wanted in zip(best_weights(run), best_weights(other), strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    assert sorted(path.name for path in run.iterdir()) == ["best.keras", "config.json", "history.jsonl", "last.npz"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_mid_epoch_resumes_to_the_same_weights(tmp_path: Path, unbroken: Path) -> None:
+    command = [sys.executable, "-m", "tests.train.small_run", str(tmp_path)]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert [epoch for epoch, _, _ in history(tmp_path)] == [1]
+    progress = Quiet()
+    small_run(tmp_path, progress)
+    assert progress.begun == [1]
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", ["save_best", "save_epoch", "_write_history"])
+def test_a_kill_between_two_files_loses_and_doubles_nothing(
+    tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    genuine = getattr(RunFolder, missing)
+
+    def killed(self: RunFolder, *arguments: object) -> None:
+        if self.last.exists():  # from the second epoch on
+            raise KeyboardInterrupt
+        genuine(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, missing, killed)
+        with pytest.raises(KeyboardInterrupt):
+            small_run(tmp_path, Quiet())
+    small_run(tmp_path, Quiet())
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_half_written_file_never_takes_its_place(tmp_path: Path, unbroken: Path) -> None:
+    for name in ("config.json", "last.npz", "best.keras", "history.jsonl"):
+        (tmp_path / name).write_bytes((unbroken / name).read_bytes())
+    for partial in ("last.partial.npz", "best.partial.keras", "history.partial.jsonl"):
+        (tmp_path / partial).write_bytes(b"half")
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RuntimeError, match="no space"):
+        folder.save_best(Unwritable())
+    assert folder.best.read_bytes() == (unbroken / "best.keras").read_bytes()
+    assert not (tmp_path / "best.partial.keras").exists()
+
+
+class Unwritable:
+    def save(self, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("no space")
+
+
+def test_a_finished_run_is_left_alone(unbroken: Path) -> None:
+    before = weights(unbroken)
+    progress = Quiet()
+    assert small_run(unbroken, progress) == unbroken / "best.keras"
+    assert (progress.begun, progress.reports) == ([], [])
+    for name, value in weights(unbroken).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_the_checkpoint_holds_the_running_average(unbroken: Path) -> None:
+    network = small_network(height=32, width=32, widths=(8,))
+    kept = network.count_params()
+    stored = sum(value.size for value in weights(unbroken).values())
+    assert stored > 3.5 * kept  # weights, two moments, and the average of all that is trained
+
+
+def test_best_keras_is_a_float32_network_without_auxiliary_heads(unbroken: Path) -> None:
+    best = keras.saving.load_model(unbroken / "best.keras", compile=False)
+    assert best.input_shape == (None, 32, 32, 3)
+    assert best.output_shape == (None, 32, 32, 1)
+    assert {layer.dtype_policy.name for layer in best.layers} == {"float32"}
+    assert not [layer.name for layer in best.layers if "auxiliary" in layer.name]
+
+
+def test_best_keras_is_what_the_history_says(unbroken: Path) -> None:
+    best = keras.saving.load_model(unbroken / "best.keras", compile=False)
+    dice = fit.dice_by_dataset(best, disc_samples(4, first=100), batch_size=4)
+    assert dice["discs"] == pytest.approx(max(dice["discs"] for _, _, dice in history(unbroken)), abs=1e-6)
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(unbroken: Path) -> None:
+    config = replace(CONFIG, epochs=9, augmentation=Augmentation(glare=0.5))
+    with pytest.raises(TrainingError, match=r"epochs was 3, now 9; augmentation was .*another --run"):
+        small_run(unbroken, Quiet(), config)
+
+
+def test_other_data_in_the_same_folder_are_refused(unbroken: Path) -> None:
+    with pytest.raises(TrainingError, match=r"data was .*14 images.*now .*15 images"):
+        fit.train(
+            CONFIG,
+            training=disc_samples(15),
+            validation=disc_samples(4, first=100),
+            run=unbroken,
+            progress=Quiet(),
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short"])
+def test_a_damaged_checkpoint_is_said_to_be(tmp_path: Path, unbroken: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes((unbroken / "config.json").read_bytes())
+    (tmp_path / "last.npz").write_bytes(content)
+    with pytest.raises(TrainingError, match="damaged"):
+        small_run(tmp_path, Quiet())
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, trained = keras.Model.train_on_batch, Quiet()
+
+    def poisoned(self: keras.Model, x: object, y: object, **options: bool) -> dict[str, float]:
+        result: dict[str, float] = genuine(self, x, y, **options)
+        return {"loss": float("nan")} if len(trained.losses) == 6 else result
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", poisoned)
+    with pytest.raises(TrainingError, match=r"nan in step 3 of epoch 2; .*--learning-rate"):
+        small_run(tmp_path, trained)
+    assert [epoch for epoch, _, _ in history(tmp_path)] == [1]
+
+
+def test_a_run_starts_from_another_ones_weights(
+    tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Sequence[NDArray[np.float32]]] = []
+    monkeypatch.setattr(fit._Trainer, "announce", lambda self, **_: started.append(self.core.get_weights()) or _stop())
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path, Quiet(), initial=unbroken / "best.keras")
+    for value, wanted in zip(started[0], best_weights(unbroken), strict=True):
+        np.testing.assert_array_equal(value, wanted)
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_initial_model_of_another_shape_is_refused(tmp_path: Path) -> None:
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    for initial in (tmp_path / "other.keras", tmp_path / "none.keras"):
+        with pytest.raises(TrainingError, match="check --initial"):
+            small_run(tmp_path / "run", Quiet(), initial=initial)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TrainingError, match="cannot be written"):
+        small_run(tmp_path / "file" / "run", Quiet())
+
+
+def test_the_precision_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def network(**sizes: int) -> keras.Model:
+        seen.append(keras.config.dtype_policy().name)
+        return small_network(**sizes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fit, "resunetpp", network)
+    monkeypatch.setattr(fit._Trainer, "announce", lambda self, **_: _stop())
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path, Quiet(), replace(CONFIG, precision="mixed_bfloat16"))
+    assert seen == ["float32", "mixed_bfloat16"]
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.slow
+def test_the_whole_network_learns_discs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "resunetpp", resunetpp)
+    progress = Quiet()
+    config = replace(CONFIG, epochs=6, average_momentum=0.8, precision="mixed_bfloat16")
+    fit.train(
+        config,
+        training=disc_samples(24),
+        validation=disc_samples(8, first=100),
+        run=tmp_path,
+        progress=progress,
+        workers=2,
+    )
+    assert progress.reports[-1].loss < 0.4 * progress.reports[0].loss
+    assert max(report.mean_dice for report in progress.reports) > 0.85
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [one_cycle(step, steps=100, peak=1e-2, warmup_share=0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(1e-2 / 25)
+    assert rates[10] == max(rates) == pytest.approx(1e-2)
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(1e-5)
+
+
+def test_mean_dice_weighs_data_sets_alike() -> None:
+    report = EpochReport(epoch=1, epochs=2, loss=0.5, dice={"a": 0.5, "b": 1.0}, seconds=1, seconds_left=1)
+    assert report.mean_dice == 0.75
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("height", 100),
+        ("width", 0),
+        ("widths", (16, 32)),
+        ("widths", (4, 8, 8, 8, 8)),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("warmup_share", 1.0),
+        ("weight_decay", -1.0),
+        ("average_momentum", 1.0),
+        ("precision", "float8"),
+        ("seed", -1),
+    ],
+)
+def test_an_impossible_setting_is_refused(setting: str, value: object) -> None:
+    with pytest.raises(ConfigError):
+        TrainConfig(**{setting: value})  # type: ignore[arg-type]
