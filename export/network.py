@@ -31,7 +31,12 @@ def float32_network(network: keras.Model, *, height: int | None = None, width: i
     A side that is not given is the network's own. Raises `ConfigError` where a side is open or no multiple of 8, and
     `ModelError` where the network cannot be rebuilt, at that size or at all.
     """
-    return _rebuilt(network, _clone_in_float32, _input_size(network, height, width))
+    return _rebuilt(network, partial(_clone, dtype="float32"), _input_size(network, height, width), "float32")
+
+
+def float64_network(network: keras.Model) -> keras.Model:
+    """The same network in float64, of the same static size: what to hold a float32 computation against."""
+    return _rebuilt(network, partial(_clone, dtype="float64"), _input_size(network, None, None), "float64")
 
 
 def convolutional_network(network: keras.Model) -> keras.Model:
@@ -40,7 +45,7 @@ def convolutional_network(network: keras.Model) -> keras.Model:
     A dense layer on a feature map becomes a 1×1 convolution, nearest upsampling one resize operation. Traced as they
     are, the first leaves Transpose, Reshape and MatMul nodes behind, the second Unsqueeze, Tile and Reshape.
     """
-    return _rebuilt(network, _clone_in_plain_operations, _input_size(network, None, None))
+    return _rebuilt(network, _clone_in_plain_operations, _input_size(network, None, None), "float32")
 
 
 def _check_is_segmenter(network: keras.Model) -> None:
@@ -63,26 +68,28 @@ def _input_size(network: keras.Model, height: int | None, width: int | None) -> 
     return height, width
 
 
-def _rebuilt(network: keras.Model, clone: Callable[[keras.Layer], keras.Layer], size: tuple[int, int]) -> keras.Model:
-    image = keras.Input(batch_shape=(1, *size, 3), dtype="float32", name="image")
+def _rebuilt(
+    network: keras.Model, clone: Callable[[keras.Layer], keras.Layer], size: tuple[int, int], dtype: str
+) -> keras.Model:
+    height, width = size
+    image = keras.Input(batch_shape=(1, height, width, 3), dtype=dtype, name="image")
     try:
         copy = keras.models.clone_model(network, input_tensors=image, clone_function=clone)
         values = zip(network.get_weights(), copy.weights, strict=True)
-        copy.set_weights([np.asarray(value, np.float32).reshape(weight.shape) for value, weight in values])
+        copy.set_weights([np.asarray(value, dtype).reshape(weight.shape) for value, weight in values])
     except (ValueError, TypeError, NotImplementedError) as error:
-        width, height = size[1], size[0]
         raise ModelError(f"the Keras model cannot be rebuilt at {width}x{height}: {_first_line(error)}") from error
-    if tuple(copy.output_shape) != (1, *size, 1):
+    if tuple(copy.output_shape) != (1, height, width, 1):
         raise ModelError(
-            f"the Keras model gives {copy.output_shape} for an input of {copy.input_shape}; sizes must agree"
+            f"the Keras model gives {copy.output_shape} for an input of {copy.input_shape}; both must be of one size"
         )
     return copy
 
 
-def _clone_in_float32(layer: keras.Layer) -> keras.Layer:
+def _clone(layer: keras.Layer, *, dtype: str) -> keras.Layer:
     config = layer.get_config()
     if isinstance(layer, keras.Layer):  # and not a bare operation, such as indexing, which has no policy
-        config["dtype"] = "float32"
+        config["dtype"] = dtype
     return type(layer).from_config(config)
 
 

@@ -59,7 +59,8 @@ class FileSink:
     While it is written its name is `<stem>.partial<suffix>`; `finish` gives it its final one. Left by an exception,
     or abandoned, it is closed such that what was written so far plays, and keeps the partial name. As a context
     manager it does the right one of both. Where the wanted container cannot hold a stream of the source, the file
-    becomes a Matroska or QuickTime file, which `path` tells. Use it from one thread; construct it before iterating over the source.
+    becomes a Matroska or QuickTime file, which `path` tells. Use it from one thread; construct it before iterating
+    over the source.
     Raises `SinkError` where the file cannot be written, `ConfigError` where the encoder cannot take the pictures.
     """
 

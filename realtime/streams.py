@@ -38,7 +38,9 @@ _MAX_TIMESCALE = 2**31 - 1
 
 def describe(stream: Stream) -> str:
     """A stream in a few words for the user, such as "stream 2 (subtitle, subrip)"."""
-    codec = stream.codec_context.codec.canonical_name if stream.codec_context is not None else stream.name
+    codec = (
+        stream.codec_context.codec.canonical_name if stream.codec_context is not None else getattr(stream, "name", None)
+    )
     return f"stream {stream.index} ({stream.type}{f', {codec}' if codec else ''})"
 
 

@@ -21,7 +21,8 @@ def picture(index: int, *, width: int, height: int, pixel_format: str = "yuv420p
     """A picture full of detail that moves with its index, every sample of every plane within the format's range."""
     frame = av.VideoFrame(width, height, pixel_format)
     bits = max(component.bits for component in frame.format.components)
-    for number, plane in enumerate(frame.planes):
+    planes: Any = frame.planes
+    for number, plane in enumerate(planes):
         wide = bits > 8 and not frame.format.is_rgb
         samples = np.frombuffer(plane, dtype=np.uint16 if wide else np.uint8).reshape(plane.height, -1)
         y, x = np.indices(samples.shape)
@@ -180,7 +181,8 @@ def plane_bytes(frame: av.VideoFrame) -> tuple[bytes, ...]:
     planes = []
     depth = 2 if max(component.bits for component in frame.format.components) > 8 else 1
     interleaved = 2 if frame.format.name.startswith("nv") else 1
-    for number, plane in enumerate(frame.planes):
+    memories: Any = frame.planes
+    for number, plane in enumerate(memories):
         rows = np.frombuffer(plane, dtype=np.uint8).reshape(plane.height, -1)
         planes.append(rows[:, : plane.width * depth * (interleaved if number else 1)].tobytes())
     return tuple(planes)
@@ -190,10 +192,11 @@ def read_video(path: Path) -> list[Shown]:
     """Every picture of the first video stream."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
+        time_base = stream.time_base or Fraction(0)
         return [
             Shown(
-                time=frame.pts * stream.time_base,
-                duration=frame.duration * stream.time_base,
+                time=(frame.pts or 0) * time_base,
+                duration=frame.duration * time_base,
                 pixel_format=frame.format.name,
                 planes=plane_bytes(frame),
                 is_interlaced=frame.interlaced_frame,

@@ -50,12 +50,12 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeFit:
 
 @pytest.fixture
 def discs(tmp_path: Path) -> Path:
-    return write_discs(tmp_path / "discs", 20)
+    return write_discs(tmp_path / "discs", 40)
 
 
 def splits_file(folder: Path) -> Path:
     path = folder / "splits.csv"
-    rows = [f"discs,{n:03d}.png,{'train' if n < 15 else 'val'},{'val' if n < 4 else 'train'}" for n in range(20)]
+    rows = [f"discs,{n:03d}.png,{'train' if n < 15 else 'val'},{'val' if n < 4 else 'train'}" for n in range(40)]
     path.write_text("\n".join(["dataset,image,grouped,random", *rows]), encoding="utf-8")
     return path
 
@@ -68,7 +68,7 @@ def test_options_arrive(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
     wanted = TrainConfig(height=32, width=48, epochs=3, batch_size=2, seed=5, learning_rate=0.01, precision="float32")
     assert fake.config == wanted
     assert fake.given["training"].rgb.shape == (15, 32, 48, 3)
-    assert len(fake.given["validation"]) == 5
+    assert len(fake.given["validation"]) == 25
     assert (fake.given["workers"], fake.given["initial"]) == (3, Path("start.keras"))
     assert fake.given["run"] == tmp_path / "run"
 
@@ -76,19 +76,20 @@ def test_options_arrive(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
 def test_a_log_has_a_line_per_epoch_and_an_estimate(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
     arguments = ["--run", str(tmp_path / "run"), "--size", "32", "--epochs", "3"]
     result = runner.invoke(app, ["train", str(discs), "--splits", str(splits_file(tmp_path)), *arguments])
+    best = tmp_path / "run" / "best.keras"
     assert result.output.splitlines() == [
-        "15 images to train on, 5 to validate on, at 32x32",
+        "15 images to train on, 25 to validate on, at 32x32",
         "2 epochs of 2 steps after epoch 1: about 2 min",
         "epoch 2/3: loss 0.5000, Dice discs 0.8100; 30 s, 1 h 07 min left",
         "epoch 3/3: loss 0.5000, Dice discs 0.8100; 30 s, 1 h 07 min left",
-        f"the best network is {tmp_path / 'run' / 'best.keras'}; next: polypstream export {tmp_path / 'run' / 'best.keras'}",
+        f"the best network is {best}; next: polypstream export {best}",
     ]
 
 
 def test_the_other_column_is_read(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
     arguments = ["--splits", str(splits_file(tmp_path)), "--split-column", "random", "--size", "32", "--epochs", "2"]
     runner.invoke(app, ["train", str(discs), *arguments])
-    assert (len(fake.given["training"]), len(fake.given["validation"])) == (16, 4)
+    assert (len(fake.given["training"]), len(fake.given["validation"])) == (36, 4)
 
 
 def test_without_a_splits_file_one_line_says_how_it_splits(discs: Path, fake: FakeFit) -> None:
@@ -96,7 +97,7 @@ def test_without_a_splits_file_one_line_says_how_it_splits(discs: Path, fake: Fa
     assert result.output.startswith(
         "no splits file: training on 80%, validating on 10%, by a hash of each image's name\n"
     )
-    assert len(fake.given["training"]) + len(fake.given["validation"]) < 20
+    assert len(fake.given["training"]) + len(fake.given["validation"]) < 40
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, discs: Path, fake: FakeFit) -> None:

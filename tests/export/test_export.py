@@ -150,7 +150,7 @@ def test_other_kinds_of_network_are_refused(tmp_path: Path) -> None:
         "one input and one output": keras.Model(image, [other, other]),
         "it should map": keras.Model(image, pooled),
         r"maps \(None, 32, 32, 1\)": keras.Model(grey, keras.layers.Conv2D(1, 1)(grey)),
-        "sizes must agree": keras.Model(image, strided),
+        "both must be of one size": keras.Model(image, strided),
     }
     for message, model in cases.items():
         model.save(tmp_path / "other.keras")

@@ -113,7 +113,7 @@ def test_sound_chapters_and_metadata_are_kept(tmp_path: Path) -> None:
         assert after.streams.audio[0].metadata.get("name") == "theatre"
         assert after.streams.audio[0].start_time == before.streams.audio[0].start_time
         assert {key: after.metadata[key] for key in ("title", "ward")} == {"title": "a film", "ward": "3"}
-        titles = [[(c["metadata"], c["start"] * c["time_base"]) for c in x.chapters()] for x in (before, after)]
+        titles = [[(c["metadata"], c["start"] * (c["time_base"] or 0)) for c in x.chapters()] for x in (before, after)]
         assert titles[0] == titles[1]
         assert len(titles[0]) == 2
         others = [s.index for s in before.streams if s.type in {"audio", "video"} and s.index]
@@ -361,7 +361,8 @@ def test_drawing_reaches_no_other_frame(tmp_path: Path, options: dict[str, str])
             assert isinstance(item, Frame)
             assert plane_bytes(item.picture) == untouched[item.index].planes
             drawn = sink.prepared(item)
-            for plane in drawn.planes:
+            planes: Any = drawn.planes
+            for plane in planes:
                 np.frombuffer(plane, dtype=np.uint8)[:] = 99
             sink.write_picture(drawn)
     assert all(set(plane) == {99} for shown in read_video(sink.path) for plane in shown.planes)

@@ -66,7 +66,7 @@ def test_info_tells_of_geometry_colour_and_rotation(tmp_path: Path) -> None:
     assert (info.width, info.height, info.pixel_format, info.codec) == (64, 48, "yuv420p", "h264")
     assert (info.color_range, info.colorspace, info.color_primaries, info.color_trc) == (1, 5, 6, 7)
     assert (info.sample_aspect_ratio, info.rotation, info.is_interlaced) == (Fraction(4, 3), 90, True)
-    assert (info.frame_count, info.average_rate, info.duration_s) == (12, 25, 0.48)
+    assert (info.frame_count, info.average_rate, info.duration_s) == (12, Fraction(25), 0.48)
     assert info.display_matrix is not None
     assert len(info.display_matrix) == 9
 
@@ -75,7 +75,7 @@ def test_packets_of_other_streams_pass_as_they_are(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mkv", audio="libopus", subtitles="subrip")
     with FileSource(clip) as source:
         packets = [item.packet for item in source if isinstance(item, StreamPacket)]
-        got = {i: [(p.pts * p.time_base, bytes(p)) for p in packets if p.stream_index == i] for i in (1, 2)}
+        got = {i: [((p.pts or 0) * p.time_base, bytes(p)) for p in packets if p.stream_index == i] for i in (1, 2)}
     assert got == {1: read_packets(clip, 1), 2: read_packets(clip, 2)}
 
 
@@ -262,3 +262,26 @@ def test_names_with_colons_and_percent_signs_are_files(tmp_path: Path) -> None:
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     frames_of(overwritten(long_clip(tmp_path / "clip.mp4"), 0.4, 0.1))
     assert capfd.readouterr() == ("", "")
+
+
+def test_random_damage_never_does_worse_than_a_refusal(tmp_path: Path) -> None:
+    clips = [
+        make_clip(tmp_path / "a.mp4", frames=40, options={"g": "12"}, container_options={"movflags": "faststart"}),
+        make_clip(tmp_path / "b.mkv", frames=40, options={"g": "12", "bf": "2"}, audio="libopus"),
+        make_clip(tmp_path / "c.ts", frames=40, codec="mpeg2video"),
+    ]  # fmt: skip
+    generator = random.Random(3)
+    for round_ in range(60):
+        data = bytearray(clips[round_ % 3].read_bytes())
+        for _ in range(generator.choice([1, 3, 30])):
+            place = generator.randrange(len(data))
+            length = min(generator.choice([1, 20, 500]), len(data) - place)
+            data[place : place + length] = generator.randbytes(length)
+        damaged = tmp_path / f"damaged{clips[round_ % 3].suffix}"
+        damaged.write_bytes(data)
+        try:
+            frames, source = frames_of(damaged)
+        except SourceError:
+            continue
+        assert all(a < b for a, b in pairwise(seconds(frames)))
+        assert all(d.message for d in source.damage)

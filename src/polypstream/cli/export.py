@@ -84,7 +84,8 @@ def _table(report: "ExportReport") -> Table:
         "parameters": f"{report.parameters:,}",
         "nodes": f"{sum(report.operators.values())}: {operators}",
         "size": f"{report.size_bytes / 1e6:.1f} MB",
-        "largest difference to Keras": f"{verification.largest_difference:.2g} over {verification.pictures} pictures",
+        "largest difference to Keras": f"{verification.largest_difference:.2g} over {verification.pictures} pictures "
+        f"(Keras' own rounding: {verification.keras_rounding:.2g})",
         "time": f"{report.seconds:.0f} s",
     }
     table = Table(title=escape(str(report.output)), show_header=False)
