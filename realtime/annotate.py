@@ -125,5 +125,5 @@ def annotate_video(
         fps=rate.fps,
         latency=latency.percentiles(),
         damage=tuple(source.damage),
-        notices=(*source.notices, *sink.notices),
+        notices=tuple(sink.notices),
     )

@@ -116,4 +116,4 @@ def test_interval_prints_mean_and_bounds() -> None:
 @pytest.mark.parametrize("values", [[], [[0.1, 0.2]]])
 def test_interval_needs_one_number_per_image(values: list[object]) -> None:
     with pytest.raises(ValueError, match="one number per image"):
-        mean_with_interval(values)  # type: ignore[arg-type]
+        mean_with_interval(values)

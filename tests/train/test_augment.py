@@ -38,8 +38,9 @@ def test_everything_at_once_keeps_shapes_types_and_a_binary_mask() -> None:
     always = replace(Augmentation(), blur=1, noise=1, glare=1, compression=1, border=1)
     for seed in range(30):
         changed, changed_mask = augmented(rgb, mask // 255, always, np.random.default_rng(seed))
-        assert (changed.shape, changed.dtype) == (rgb.shape, np.uint8)
-        assert (changed_mask.shape, changed_mask.dtype) == (mask.shape, np.uint8)
+        assert changed.shape == rgb.shape
+        assert changed_mask.shape == mask.shape
+        assert changed.dtype == changed_mask.dtype == np.uint8
         assert set(np.unique(changed_mask)) <= {0, 1}
 
 

@@ -20,8 +20,9 @@ def test_every_batch_has_one_shape_and_type() -> None:
     assert SOURCE.steps == 3
     for index in range(SOURCE.steps):
         rgb, mask = SOURCE.batch(0, index)
-        assert (rgb.shape, rgb.dtype) == ((4, 32, 32, 3), np.float32)
-        assert (mask.shape, mask.dtype) == ((4, 32, 32, 1), np.float32)
+        assert rgb.shape == (4, 32, 32, 3)
+        assert mask.shape == (4, 32, 32, 1)
+        assert rgb.dtype == mask.dtype == np.float32
         assert 0 <= rgb.min() <= rgb.max() <= 1
         assert set(np.unique(mask)) <= {0, 1}
 

@@ -57,7 +57,7 @@ def test_every_image_has_its_row(tmp_path: Path) -> None:
     result = evaluate_pairs(lambda _: np.full((32, 32), 0.7, np.float32), pairs, 0.5)
     for score, mask, pair in zip(result.images, truth, pairs, strict=True):
         overlap = Overlap.of(mask, np.ones_like(mask))
-        assert (score.image, score.polyp_pixels) == (pair.image.name, np.count_nonzero(mask))
+        assert (score.image, score.polyp_pixels) == (pair.image.name, int(np.count_nonzero(mask)))
         assert (score.dice, score.iou, score.class_mean_iou) == (overlap.dice, overlap.iou, overlap.class_mean_iou)
         assert (score.precision, score.recall) == (overlap.precision, 1)
     assert result.datasets[0].dice.mean == pytest.approx(np.mean([score.dice for score in result.images]))

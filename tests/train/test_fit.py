@@ -188,7 +188,12 @@ def test_a_run_starts_from_another_ones_weights(
     tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Sequence[NDArray[np.float32]]] = []
-    monkeypatch.setattr(fit._Trainer, "announce", lambda self, **_: started.append(self.core.get_weights()) or _stop())
+
+    def keep(self: fit._Trainer, *, epochs_done: int) -> None:
+        started.append(self.core.get_weights())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit._Trainer, "announce", keep)
     with pytest.raises(KeyboardInterrupt):
         small_run(tmp_path, Quiet(), initial=unbroken / "best.keras")
     for value, wanted in zip(started[0], best_weights(unbroken), strict=True):

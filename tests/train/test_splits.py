@@ -51,7 +51,7 @@ def test_a_missing_file_says_which_option(tmp_path: Path) -> None:
 def test_the_hash_gives_80_10_10_and_never_changes() -> None:
     pairs = [pair(f"{number}.png") for number in range(2000)]
     splits = splits_by_hash(pairs)
-    shares = [len(split_pairs(pairs, splits, name)) / len(pairs) for name in ("train", "val", "test")]  # type: ignore[arg-type]
+    shares = [len(split_pairs(pairs, splits, name)) / len(pairs) for name in ("train", "val", "test")]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.03)
     assert splits_by_hash(pairs[5:6]).items() <= splits.items()
     assert [splits["discs", str(number)] for number in range(8)] == FIRST_EIGHT
