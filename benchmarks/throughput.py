@@ -16,14 +16,14 @@ from polypstream.models import default_model
 from polypstream.realtime.annotate import AnnotateConfig, annotate_video
 from polypstream.realtime.frame import Frame, Rgb
 from polypstream.realtime.preprocess import SmallPicture
-from polypstream.realtime.segmenter import OnnxRuntimeSegmenter, segmenter_from_onnx
+from polypstream.realtime.segmenter import Segmenter, segmenter_from_onnx
 from polypstream.realtime.source import FileSource
 from polypstream.synthetic import SyntheticClip, write_clip
 
 BARE_PICTURES = 40
 
 
-def bare_fps(segmenter: OnnxRuntimeSegmenter, pictures: list[Rgb]) -> float:
+def bare_fps(segmenter: Segmenter, pictures: list[Rgb]) -> float:
     """Frames per second of the model alone, over pictures that are already small and RGB."""
     began = perf_counter()
     for picture in pictures:
@@ -31,7 +31,7 @@ def bare_fps(segmenter: OnnxRuntimeSegmenter, pictures: list[Rgb]) -> float:
     return len(pictures) / (perf_counter() - began)
 
 
-def annotate_fps(video: Path, segmenter: OnnxRuntimeSegmenter) -> float:
+def annotate_fps(video: Path, segmenter: Segmenter) -> float:
     """Frames per second of the whole job, between the first and the last frame written."""
     with tempfile.TemporaryDirectory() as folder:
         fps = annotate_video(video, Path(folder), segmenter, AnnotateConfig()).fps
@@ -40,7 +40,7 @@ def annotate_fps(video: Path, segmenter: OnnxRuntimeSegmenter) -> float:
     return fps
 
 
-def small_pictures(video: Path, segmenter: OnnxRuntimeSegmenter, *, most: int) -> list[Rgb]:
+def small_pictures(video: Path, segmenter: Segmenter, *, most: int) -> list[Rgb]:
     """The first frames of a clip, as the network takes them."""
     small = SmallPicture(height=segmenter.height, width=segmenter.width)
     pictures: list[Rgb] = []
@@ -72,7 +72,7 @@ def main() -> None:
     print(f"annotate / bare model: {results['ratio']:.3f} (median of {options.repeats} rounds); written to {path}")
 
 
-def measure(video: Path, segmenter: OnnxRuntimeSegmenter, *, repeats: int) -> dict[str, object]:
+def measure(video: Path, segmenter: Segmenter, *, repeats: int) -> dict[str, object]:
     """Rounds of bare model, whole job, bare model: the whole is held against the mean of the two around it."""
     pictures = small_pictures(video, segmenter, most=BARE_PICTURES)
     bare_fps(segmenter, pictures[:5])

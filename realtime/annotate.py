@@ -8,8 +8,9 @@ from time import monotonic
 from polypstream.errors import ConfigError
 from polypstream.realtime.contours import polyps_from_probability
 from polypstream.realtime.overlay import MarkerStyle, draw_markers
-from polypstream.realtime.pipeline import OpenableSegmenter, Pipeline
+from polypstream.realtime.pipeline import Pipeline
 from polypstream.realtime.records import RecordWriter
+from polypstream.realtime.segmenter import Segmenter
 from polypstream.realtime.sink import Encoding, FileSink
 from polypstream.realtime.source import Damage, FileSource, StreamPacket
 from polypstream.realtime.stats import Percentiles, Rate, Samples
@@ -69,7 +70,7 @@ def outputs_of(video: Path, folder: Path) -> tuple[Path, Path]:
 def annotate_video(
     video: Path,
     folder: Path,
-    segmenter: OpenableSegmenter,
+    segmenter: Segmenter,
     config: AnnotateConfig,
     *,
     on_step: Callable[[Step], None] | None = None,

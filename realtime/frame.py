@@ -1,9 +1,8 @@
-"""The units that travel through the pipeline: a decoded frame, and what the network said of it."""
+"""The units that travel through the pipeline: a decoded frame, and the arrays made from it."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
 from time import monotonic
-from typing import Protocol
 
 import av
 import numpy as np
@@ -38,24 +37,3 @@ class Frame:
     def pts_s(self) -> float:
         """Presentation time in seconds."""
         return float(self.pts * self.time_base)
-
-
-class Segmenter(Protocol):
-    """Anything that turns a small picture into a probability map. A context manager; belongs to one thread."""
-
-    @property
-    def height(self) -> int:
-        """Rows of the picture it takes."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Columns of the picture it takes."""
-        ...
-
-    def segment(self, rgb: Rgb) -> Probability:
-        """Probability (height, width) of a uint8 RGB picture (height, width, 3).
-
-        Raises `BackendError` where the network returns anything but finite numbers in [0, 1].
-        """
-        ...

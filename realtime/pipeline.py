@@ -1,23 +1,18 @@
 """Capture thread → inference thread → the caller, over bounded hand-overs."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
 
-from polypstream.realtime.frame import Frame, Probability, Rgb, Segmenter
+from polypstream.realtime.frame import Frame, Probability, Rgb
 from polypstream.realtime.handover import Delivery, Handover
 from polypstream.realtime.preprocess import SmallPicture
+from polypstream.realtime.segmenter import Segmenter
 from polypstream.realtime.source import StreamPacket
 from polypstream.realtime.stage import Stages
 
 CAPACITY = 4
 """Items each hand-over may hold: enough to smooth the stages' jitter, few enough for 4K frames."""
-
-
-class OpenableSegmenter(Segmenter, AbstractContextManager[Segmenter], Protocol):
-    """A segmenter that the inference thread opens and closes, since a GPU context belongs to one thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +39,7 @@ class Pipeline:
     def __init__(
         self,
         source: Iterable[Frame | StreamPacket],
-        segmenter: OpenableSegmenter,
+        segmenter: Segmenter,
         *,
         delivery: Delivery = Delivery.LOSSLESS,
         capacity: int = CAPACITY,

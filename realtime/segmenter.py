@@ -1,94 +1,149 @@
-"""From an ONNX file to something that segments: checks the contract, then picks the backend."""
+"""From a model file to something that segments: which backends there are, and which one `auto` takes."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from statistics import median
+from time import perf_counter
+from types import TracebackType
+from typing import Protocol, Self
 
 import numpy as np
-import onnxruntime as ort
 
 from polypstream.contract import ModelContract
-from polypstream.errors import BackendError, ConfigError, ModelError
+from polypstream.errors import BackendError, ConfigError, MissingExtraError, ProviderMissingError
 from polypstream.realtime.frame import Probability, Rgb
 
-Backend = Literal["auto", "onnxruntime"]
+AUTO = "auto"
+TRIALS = 4
+"""Pictures each candidate is timed on, the first of them not counted."""
 
 
-def segmenter_from_onnx(
-    path: Path | str, *, backend: str = "auto", threads: int | None = None
-) -> "OnnxRuntimeSegmenter":
-    """Open a model; raises `ModelError` where it is not one of ours and `ConfigError` for an unknown backend.
+class Segmenter(Protocol):
+    """A model in some runtime. Built anywhere, entered and used in one thread: a GPU context belongs to it."""
 
-    `threads` is how many CPU threads one inference may use; None means all cores.
-    """
-    if backend not in get_args(Backend):
-        raise ConfigError(f"there is no backend '{backend}'; choose one of {', '.join(get_args(Backend))}")
-    return OnnxRuntimeSegmenter(Path(path), threads=threads)
-
-
-class OnnxRuntimeSegmenter:
-    """Runs the model in ONNX Runtime on the CPU. A context manager; one thread at a time may call it."""
-
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        if not path.is_file():
-            raise ModelError(f"there is no model at {path}; give the path of an ONNX file")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exceptions share no base class
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"{path} cannot be loaded as an ONNX model ({reason}); export it again") from None
-        try:
-            self.contract = ModelContract.from_metadata(self._session.get_modelmeta().custom_metadata_map)
-            self._check_signature()
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from None
-
-    def _check_signature(self) -> None:
-        size = [1, self.contract.height, self.contract.width]
-        wanted = [("tensor(uint8)", [*size, 3])], [("tensor(float)", [*size, 1])]
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        actual = [(i.type, i.shape) for i in inputs], [(o.type, o.shape) for o in outputs]
-        if actual != wanted:
-            raise ModelError(
-                f"the graph takes {actual[0]} and gives {actual[1]}, its contract says otherwise; export it again"
-            )
-        self._input, self._output = inputs[0].name, outputs[0].name
+    contract: ModelContract
+    notices: tuple[str, ...]
+    """Facts for the user about how this backend came to be used, one line each."""
 
     @property
     def height(self) -> int:
         """Rows of the picture the network takes."""
-        return self.contract.height
+        ...
 
     @property
     def width(self) -> int:
         """Columns of the picture the network takes."""
-        return self.contract.width
+        ...
 
-    def __enter__(self) -> "OnnxRuntimeSegmenter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to release: the session lives as long as this object."""
-
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
     def segment(self, rgb: Rgb) -> Probability:
-        """Probability (height, width) of a uint8 RGB picture (height, width, 3)."""
-        if rgb.dtype != np.uint8 or rgb.shape != (self.height, self.width, 3):
-            raise BackendError(
-                f"the network takes uint8 RGB of {(self.height, self.width, 3)}, received {rgb.dtype} {rgb.shape}"
-            )
-        (output,) = self._session.run([self._output], {self._input: rgb[None]})
-        return checked_probability(np.asarray(output, dtype=np.float32)[0, :, :, 0])
+        """Probability (height, width) of a uint8 RGB picture (height, width, 3).
+
+        Raises `BackendError` where the network returns anything but numbers in [0, 1].
+        """
+        ...
 
 
-def checked_probability(probability: Probability) -> Probability:
-    """The map itself, if every value is a number in [0, 1]; else `BackendError`, so that nothing is drawn from it."""
-    low, high = float(probability.min()), float(probability.max())
-    if not (low >= 0 and high <= 1):
-        raise BackendError(
-            f"the network returned values from {low} to {high} where probabilities belong; "
-            "the model is damaged or its precision too low for it: try the fp32 model"
-        )
-    return probability
+Opener = Callable[[Path, int | None], Segmenter]
+
+
+def _onnxruntime(path: Path, threads: int | None) -> Segmenter:
+    from polypstream.realtime.backends.onnxruntime import OnnxRuntimeSegmenter
+
+    return OnnxRuntimeSegmenter(path, threads=threads)
+
+
+def _onnxruntime_cuda(path: Path, threads: int | None) -> Segmenter:
+    from polypstream.realtime.backends.onnxruntime import OnnxRuntimeSegmenter
+
+    return OnnxRuntimeSegmenter(path, provider="CUDA", threads=threads)
+
+
+def _onnxruntime_tensorrt(path: Path, threads: int | None) -> Segmenter:
+    from polypstream.realtime.backends.onnxruntime import OnnxRuntimeSegmenter
+
+    return OnnxRuntimeSegmenter(path, provider="Tensorrt", threads=threads)
+
+
+def _openvino(path: Path, threads: int | None) -> Segmenter:
+    from polypstream.realtime.backends.openvino import OpenVinoSegmenter
+
+    return OpenVinoSegmenter(path, threads=threads)
+
+
+def _openvino_bf16(path: Path, threads: int | None) -> Segmenter:
+    from polypstream.realtime.backends.openvino import OpenVinoSegmenter
+
+    return OpenVinoSegmenter(path, precision="bf16", threads=threads)
+
+
+BACKENDS: Mapping[str, Opener] = {
+    "onnxruntime": _onnxruntime,
+    "onnxruntime-cuda": _onnxruntime_cuda,
+    "onnxruntime-tensorrt": _onnxruntime_tensorrt,
+    "openvino": _openvino,
+    "openvino-bf16": _openvino_bf16,
+}
+CANDIDATES = ("onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt")
+"""What `auto` tries. Those that change the arithmetic of the model have to be asked for by name."""
+
+
+def segmenter_from_onnx(path: Path | str, *, backend: str = AUTO, threads: int | None = None) -> Segmenter:
+    """Open a model; `auto` times every backend that works here and takes the fastest.
+
+    `threads` is how many CPU threads one inference may use; None means all cores. Raises `ModelError` where the file
+    is not one of ours, `ConfigError` for an unknown backend, `BackendError` or `MissingExtraError` where the one named
+    does not work here.
+    """
+    if backend == AUTO:
+        return _fastest(Path(path), threads, CANDIDATES)
+    if backend not in BACKENDS:
+        raise ConfigError(f"there is no backend '{backend}'; choose one of {', '.join((AUTO, *BACKENDS))}")
+    return BACKENDS[backend](Path(path), threads)
+
+
+def _fastest(path: Path, threads: int | None, candidates: Sequence[str]) -> Segmenter:
+    opened, problems = _opened(path, threads, candidates)
+    times: dict[str, float] = {}
+    for name, segmenter in opened.items() if len(opened) > 1 else ():
+        try:
+            times[name] = time_per_picture_ms(segmenter)
+        except BackendError as error:
+            problems.append(f"backend {name} is passed over: {error}")
+    names = sorted(times, key=lambda name: times[name]) if len(opened) > 1 else list(opened)
+    if not names:
+        raise BackendError("; ".join(problems) or "no backend works here; see: polypstream doctor")
+    if len(times) > 1:
+        measured = ", ".join(f"{name} {times[name]:.0f} ms" for name in names)
+        problems.append(f"backend {names[0]}, the fastest here: {measured} a picture")
+    chosen = opened[names[0]]
+    chosen.notices = tuple(problems)
+    return chosen
+
+
+def _opened(path: Path, threads: int | None, names: Sequence[str]) -> tuple[dict[str, Segmenter], list[str]]:
+    """Those backends that open the model, and a line for each that is installed and does not."""
+    opened, problems = {}, []
+    for name in names:
+        try:
+            opened[name] = BACKENDS[name](path, threads)
+        except (MissingExtraError, ProviderMissingError):
+            continue
+        except BackendError as error:
+            problems.append(f"backend {name} is passed over: {error}")
+    return opened, problems
+
+
+def time_per_picture_ms(segmenter: Segmenter) -> float:
+    """Median milliseconds per picture over a few, on noise."""
+    picture = np.random.default_rng(0).integers(0, 256, (segmenter.height, segmenter.width, 3), dtype=np.uint8)
+    times = []
+    with segmenter:
+        for _ in range(TRIALS):
+            began = perf_counter()
+            segmenter.segment(picture)
+            times.append((perf_counter() - began) * 1000)
+    return median(times[1:])

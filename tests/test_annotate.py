@@ -93,7 +93,7 @@ def polyps_in(record: dict[str, Any]) -> list[Any]:
 
 
 def annotated(video: Path, model: Path, out: Path, config: AnnotateConfig = LOSSLESS) -> Annotated:
-    return annotate_video(video, out, segmenter_from_onnx(model), config)
+    return annotate_video(video, out, segmenter_from_onnx(model, backend="onnxruntime"), config)
 
 
 def test_every_frame_is_recorded_and_the_contours_lie_on_the_polyps(tmp_path: Path, model: Path) -> None:
@@ -188,7 +188,7 @@ import resource, signal
 from pathlib import Path
 from polypstream.realtime.annotate import AnnotateConfig, annotate_video
 from polypstream.realtime.segmenter import segmenter_from_onnx
-segmenter = segmenter_from_onnx({str(model)!r})
+segmenter = segmenter_from_onnx({str(model)!r}, backend='onnxruntime')
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 annotate_video(Path({str(clip)!r}), Path({str(tmp_path / "out")!r}), segmenter, AnnotateConfig())

@@ -29,6 +29,10 @@ class BackendError(PolypstreamError, RuntimeError):
     """An inference backend cannot start, or returned something that must not be drawn."""
 
 
+class ProviderMissingError(BackendError):
+    """The runtime is installed, but without the part that a backend needs."""
+
+
 class DatasetError(PolypstreamError, ValueError):
     """Training data are missing, unreadable or inconsistent; the message lists every case."""
 

@@ -1,13 +1,18 @@
 """Loading a model checks its contract; what it answers is checked before anything is drawn."""
 
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
 
 from polypstream.contract import METADATA_KEY
 from polypstream.errors import BackendError, ConfigError, ModelError
-from polypstream.realtime.segmenter import checked_probability, segmenter_from_onnx
+from polypstream.realtime import segmenter as choosing
+from polypstream.realtime.backends.checks import checked_probability
+from polypstream.realtime.backends.onnxruntime import OnnxRuntimeSegmenter
+from polypstream.realtime.frame import Probability, Rgb
+from polypstream.realtime.segmenter import segmenter_from_onnx
 from tests.models import SIZE, contract, write_green_finder
 
 
@@ -49,12 +54,13 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_backend_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="choose one of auto, onnxruntime"):
+    with pytest.raises(ConfigError, match="choose one of auto, onnxruntime, "):
         segmenter_from_onnx(write_green_finder(tmp_path / "m.onnx"), backend="abacus")
 
 
 def test_a_network_that_answers_nan_is_refused(tmp_path: Path) -> None:
-    segmenter = segmenter_from_onnx(write_green_finder(tmp_path / "nan.onnx", gain=float("nan")))
+    path = write_green_finder(tmp_path / "nan.onnx", gain=float("nan"))
+    segmenter = segmenter_from_onnx(path, backend="onnxruntime")
     with pytest.raises(BackendError, match="nan"):
         segmenter.segment(np.zeros((SIZE, SIZE, 3), np.uint8))
 
@@ -73,3 +79,58 @@ def test_a_picture_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
         segmenter.segment(np.zeros((SIZE, SIZE, 3), np.float32))  # type: ignore[arg-type]
     with pytest.raises(BackendError, match="received uint8"):
         segmenter.segment(np.zeros((SIZE, SIZE + 1, 3), np.uint8))
+
+
+def test_auto_passes_over_a_backend_that_answers_nonsense_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(OnnxRuntimeSegmenter):
+        def segment(self, rgb: Rgb) -> Probability:
+            raise BackendError("nan everywhere")
+
+    path = write_green_finder(tmp_path / "m.onnx")
+    choices = {"wrong": lambda p, threads: Wrong(p), "onnxruntime": lambda p, threads: OnnxRuntimeSegmenter(p)}
+    monkeypatch.setattr(choosing, "BACKENDS", choices)
+    monkeypatch.setattr(choosing, "CANDIDATES", tuple(choices))
+    chosen = segmenter_from_onnx(path)
+    assert type(chosen) is OnnxRuntimeSegmenter
+    assert chosen.notices == ("backend wrong is passed over: nan everywhere",)
+
+
+def test_auto_takes_the_fastest_and_names_the_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(OnnxRuntimeSegmenter):
+        def segment(self, rgb: Rgb) -> Probability:
+            sleep(0.05)
+            return super().segment(rgb)
+
+    path = write_green_finder(tmp_path / "m.onnx")
+    choices = {"slow": lambda p, threads: Slow(p), "quick": lambda p, threads: OnnxRuntimeSegmenter(p)}
+    monkeypatch.setattr(choosing, "BACKENDS", choices)
+    monkeypatch.setattr(choosing, "CANDIDATES", tuple(choices))
+    chosen = segmenter_from_onnx(path)
+    assert type(chosen) is OnnxRuntimeSegmenter
+    assert chosen.notices[0].startswith("backend quick, the fastest here: quick ")
+
+
+def test_openvino_gives_the_same_map(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs the extra [openvino]")
+    path = write_green_finder(tmp_path / "m.onnx")
+    picture = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    with (
+        segmenter_from_onnx(path, backend="onnxruntime") as one,
+        segmenter_from_onnx(path, backend="openvino") as other,
+    ):
+        assert other.contract == one.contract
+        np.testing.assert_allclose(other.segment(picture), one.segment(picture), atol=1e-5)
+
+
+@pytest.mark.parametrize("metadata", [{}, contract(height=128).to_metadata()])
+def test_openvino_refuses_a_model_that_is_not_ours(tmp_path: Path, metadata: dict[str, str]) -> None:
+    pytest.importorskip("openvino", reason="needs the extra [openvino]")
+    with pytest.raises(ModelError, match=r"odd\.onnx"):
+        segmenter_from_onnx(write_green_finder(tmp_path / "odd.onnx", metadata=metadata), backend="openvino")
+
+
+def test_a_provider_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="has no CUDAExecutionProvider"):
+        segmenter_from_onnx(write_green_finder(tmp_path / "m.onnx"), backend="onnxruntime-cuda")

@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from polypstream.cli.model import opened
 from polypstream.errors import ConfigError, PolypstreamError
 
 if TYPE_CHECKING:
     from polypstream.realtime import annotate as job
-    from polypstream.realtime.pipeline import OpenableSegmenter
+    from polypstream.realtime.segmenter import Segmenter
     from polypstream.realtime.source import Damage
 
 DEMO_NAME = "demo.mp4"
@@ -34,7 +35,7 @@ def annotate(
     videos: Annotated[list[Path] | None, typer.Argument(help="Video files.", show_default=False)] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("annotated"),
     model: Annotated[Path | None, typer.Option(help="ONNX model.  [default: the one in the package]")] = None,
-    backend: Annotated[str, typer.Option(help="Inference backend: auto or onnxruntime.")] = "auto",
+    backend: Annotated[str, typer.Option(help="Inference backend; polypstream doctor lists them.")] = "auto",
     threshold: Annotated[
         float | None,
         typer.Option(min=0.001, max=0.999, help="Probability that counts as polyp.  [default: the model's]"),
@@ -53,14 +54,13 @@ def annotate(
     """
     from polypstream.models import default_model
     from polypstream.realtime.annotate import AnnotateConfig
-    from polypstream.realtime.segmenter import segmenter_from_onnx
     from polypstream.realtime.sink import Encoding
 
     videos = list(videos or [])
     if not videos and not demo:
         raise typer.BadParameter("name at least one video, or use --demo", param_hint="VIDEOS")
     _check_names(videos, demo=demo)
-    segmenter = segmenter_from_onnx(model or default_model(), backend=backend)
+    segmenter = opened(model or default_model(), backend)
     config = AnnotateConfig(
         threshold=segmenter.contract.threshold if threshold is None else threshold,
         encoding=Encoding(codec=codec, quality=_quality(quality)),
@@ -117,7 +117,7 @@ def _make_demo(folder: Path) -> Path:
 
 
 def _annotate_with_progress(
-    video: Path, folder: Path, segmenter: "OpenableSegmenter", config: "job.AnnotateConfig"
+    video: Path, folder: Path, segmenter: "Segmenter", config: "job.AnnotateConfig"
 ) -> "job.Annotated":
     from polypstream.realtime.annotate import annotate_video
 

@@ -1,0 +1,99 @@
+"""OpenVINO on Intel and AMD processors (extra `[openvino]`)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from polypstream.contract import METADATA_KEY, ModelContract
+from polypstream.errors import BackendError, MissingExtraError, ModelError
+from polypstream.realtime.backends.checks import checked_picture, checked_probability
+from polypstream.realtime.frame import Probability, Rgb
+
+if TYPE_CHECKING:
+    import openvino
+
+Precision = Literal["f32", "bf16"]
+
+
+class OpenVinoSegmenter:
+    """Runs a model in OpenVINO on the CPU. A context manager; one thread at a time may call it.
+
+    `precision` is what floating-point layers are computed in. OpenVINO itself would choose bfloat16 wherever the
+    processor has instructions for it; here it has to be asked for, since it moves contours.
+    """
+
+    def __init__(self, path: Path, *, precision: Precision = "f32", threads: int | None = None) -> None:
+        try:
+            import openvino
+            from openvino import properties
+        except ImportError as error:
+            raise MissingExtraError(f"the openvino backend ({error})", "openvino") from None
+        if not path.is_file():
+            raise ModelError(f"there is no model at {path}; give the path of an ONNX file")
+        core = openvino.Core()
+        try:
+            model = core.read_model(path)
+        except RuntimeError as error:
+            raise ModelError(f"{path} cannot be loaded by OpenVINO ({_reason(error)}); export it again") from None
+        try:
+            self.contract = ModelContract.from_metadata(_metadata(model))
+            self._check_signature(model)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", properties.device.capabilities()):
+            raise BackendError("this processor has no bfloat16 instructions; use the openvino backend without bf16")
+        config: dict[str, object] = {
+            properties.hint.inference_precision(): getattr(openvino.Type, precision),
+            properties.hint.performance_mode(): properties.hint.PerformanceMode.LATENCY,
+        }
+        if threads is not None:
+            config[properties.inference_num_threads()] = threads
+        try:
+            self._request = core.compile_model(model, "CPU", config).create_infer_request()
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO cannot compile {path} ({_reason(error)}); use another backend") from None
+        self.notices: tuple[str, ...] = ()
+
+    def _check_signature(self, model: "openvino.Model") -> None:
+        size = [1, self.contract.height, self.contract.width]
+        ports = [
+            (port.get_element_type().get_type_name(), list(port.shape)) for port in (model.input(), model.output())
+        ]
+        if ports != [("u8", [*size, 3]), ("f32", [*size, 1])]:
+            raise ModelError(f"the graph takes and gives {ports}, its contract says otherwise; export it again")
+
+    @property
+    def height(self) -> int:
+        """Rows of the picture the network takes."""
+        return self.contract.height
+
+    @property
+    def width(self) -> int:
+        """Columns of the picture the network takes."""
+        return self.contract.width
+
+    def __enter__(self) -> "OpenVinoSegmenter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to release: the compiled model lives as long as this object."""
+
+    def segment(self, rgb: Rgb) -> Probability:
+        """Probability (height, width) of a uint8 RGB picture (height, width, 3)."""
+        picture = checked_picture(rgb, self.contract)
+        output = self._request.infer({0: picture[None]}, share_inputs=True)[0]
+        return checked_probability(np.array(output[0, :, :, 0], dtype=np.float32))
+
+
+def _metadata(model: "openvino.Model") -> dict[str, str]:
+    """The ONNX file's own metadata, as far as it is ours; OpenVINO keeps it among the framework's facts."""
+    try:
+        return {METADATA_KEY: model.get_rt_info(["framework", METADATA_KEY]).astype(str)}
+    except RuntimeError:
+        return {}
+
+
+def _reason(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

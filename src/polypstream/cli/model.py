@@ -1,0 +1,33 @@
+"""Opening the model that a subcommand was given, with the user told about the backend."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from polypstream.errors import BackendError, MissingExtraError
+
+if TYPE_CHECKING:
+    from polypstream.realtime.segmenter import Segmenter
+
+
+def opened(path: Path, backend: str) -> "Segmenter":
+    """Open a model in a backend; one that fails to start is replaced, with a line on standard error that says so."""
+    from polypstream.realtime.segmenter import AUTO, segmenter_from_onnx
+
+    console = Console(stderr=True)
+    try:
+        segmenter = segmenter_from_onnx(path, backend=backend)
+    except (BackendError, MissingExtraError) as error:
+        if backend == AUTO:
+            raise
+        console.print(
+            f"[yellow]warning:[/yellow] backend {backend} does not start ({escape(str(error))}); another one is used",
+            highlight=False,
+            soft_wrap=True,
+        )
+        segmenter = segmenter_from_onnx(path)
+    for notice in segmenter.notices:
+        console.print(escape(notice), highlight=False, soft_wrap=True)
+    return segmenter
