@@ -70,20 +70,23 @@ def verify_against_keras(onnx_path: Path, keras_model: keras.Model, pictures: ND
 def verification_pictures(height: int, width: int) -> NDArray[np.uint8]:
     """Pictures that exercise a network without any data: uint8 RGB (4, height, width, 3), the same each time.
 
-    Noise, which drives activations apart; two smooth tissue-like ones, whose large structures reach the deep layers;
-    and black, where the borders' zero padding shows.
+    Noise, which drives activations apart, and three smooth ones in the colours of tissue, whose large structures reach
+    the deep layers. None is of one colour: a trained network's unbounded gates may turn the last digit of such a
+    picture into any answer, in Keras as well, which says nothing about the export.
     """
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return np.stack([noise, _smooth(height, width, 1.0), _smooth(height, width, 2.5), np.zeros_like(noise)])
+    return np.stack([noise, *(_smooth(height, width, waves) for waves in (0.7, 1.5, 3.0))])
 
 
 def _smooth(height: int, width: int, waves: float) -> NDArray[np.uint8]:
+    """Folds, a bump, and corners that fall off into the dark."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     phases, means = np.array([0.0, 0.4, 0.9]), np.array([170.0, 95.0, 75.0])
     angle = 2 * np.pi * waves
     wave = np.sin(angle * x[..., None] + phases) * np.cos(angle * y[..., None] - phases)
     bump = np.exp(-((x - 0.6) ** 2 + (y - 0.4) ** 2) / 0.02)[..., None]
-    smooth: NDArray[np.uint8] = np.clip(means + 50 * wave + 60 * bump, 0, 255).astype(np.uint8)
+    light = np.clip(1.3 - 2 * ((x - 0.5) ** 2 + (y - 0.5) ** 2), 0, 1)[..., None]
+    smooth: NDArray[np.uint8] = np.clip((means + 50 * wave + 60 * bump) * light, 0, 255).astype(np.uint8)
     return smooth
 
 
