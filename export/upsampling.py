@@ -15,8 +15,6 @@ from onnx import GraphProto, NodeProto, helper
 
 from polypstream.export.lookup import Array, Lookup, add_constant, attribute, replace_node
 
-FORM='phases'
-
 def upsample_late(graph: GraphProto) -> bool:
     """Make one rewrite, the first that applies; false where none does. The shapes must be known."""
     look = Lookup(graph)
@@ -89,7 +87,6 @@ def _moved_before_upsampling(node: NodeProto, look: Lookup) -> list[NodeProto] |
 
 def _in_phases(node: NodeProto, look: Lookup) -> list[NodeProto] | None:
     """A 3×3 convolution of a map upsampled by two, as four 2×2 convolutions of the small map, interleaved."""
-    if FORM=='none': return None
     upsampling = _upsampled(node.input[0], look) if node.input else None
     if upsampling is None or not _is_plain_conv(node, look):
         return None
@@ -97,53 +94,28 @@ def _in_phases(node: NodeProto, look: Lookup) -> list[NodeProto] | None:
     weight = _value(node.input[1], look)
     if tuple(scales) != (1, 1, 2, 2) or weight.shape[2:] != (3, 3) or list(attribute(node, "pads", [])) != [1, 1, 1, 1]:
         return None
-    if FORM=='transposed': return _tr(node, look, weight, upsampling.input[0])
-    if FORM=='one': return _one(node, look, weight, upsampling.input[0])
-    parts, nodes = [], []
-    for row, column in product((0, 1), repeat=2):
-        suffix = f".phase{row}{column}"
-        name = add_constant(look.graph, node.input[1] + suffix, phase_weight(weight, row, column))
-        part = helper.make_node(
-            "Conv",
-            [upsampling.input[0], name, *node.input[2:]],
-            [node.output[0] + suffix],
-            node.name + suffix,
-            kernel_shape=[2, 2],
-            pads=[1 - row, 1 - column, row, column],
-        )
-        nodes.append(part)
-        parts.append(part.output[0])
-    stacked = f"{node.output[0]}.phases"
-    nodes.append(helper.make_node("Concat", parts, [stacked], f"{node.name}/Concat", axis=1))
-    nodes.append(helper.make_node("DepthToSpace", [stacked], node.output, f"{node.name}/DepthToSpace", blocksize=2))
-    return nodes
+    small, name = upsampling.input[0], node.output[0]
+    stacked, interleaved = f"{name}.phases", f"{name}.interleaved"
+    inputs = [small, add_constant(look.graph, node.input[1] + ".phases", _phases_weight(weight))]
+    if len(node.input) > 2:
+        inputs.append(add_constant(look.graph, node.input[2] + ".phases", np.tile(_value(node.input[2], look), 4)))
+    crop = {"starts": [1, 1], "ends": [-1, -1], "axes": [2, 3]}
+    crops = [add_constant(look.graph, f"{node.name}.{key}", np.array(value, np.int64)) for key, value in crop.items()]
+    return [
+        helper.make_node("Conv", inputs, [stacked], node.name, kernel_shape=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("DepthToSpace", [stacked], [interleaved], f"{node.name}/DepthToSpace", blocksize=2),
+        helper.make_node("Slice", [interleaved, *crops], [name], f"{node.name}/Slice"),
+    ]
 
-def _tr(node, look, w, x):
-    # kernel 4x4: compose nearest (2x2 ones) with 3x3 (correlation)
-    O,I=w.shape[:2]; k=np.zeros((I,O,4,4),np.float64)
-    for a,b in product((0,1),repeat=2):
-        p=phase_weight(w,a,b) # out(2i+a) = sum_t p[t] x[i-1+a+t]
-        for t,u in product((0,1),repeat=2):
-            # out pos 2i+a, in pos j=i-1+a+t ; convT: out = 2j - pad(1) + kk -> kk = 2i+a-2j+1 = a+1-2(a-1+t)
-            k[:,:,a+1-2*(a-1+t),b+1-2*(b-1+u)]=p[:,:,t,u].T
-    n=add_constant(look.graph,node.input[1]+'.t',k.astype(np.float32))
-    return [helper.make_node('ConvTranspose',[x,n,*node.input[2:]],node.output,node.name,kernel_shape=[4,4],strides=[2,2],pads=[1,1,1,1])]
 
-def _one(node, look, w, x):
-    C=w.shape[0]; h,ww=look.shape(x)[2:]
-    k=np.concatenate([phase_weight(w,a,b) for a,b in product((0,1),repeat=2)])
-    ins=[x,add_constant(look.graph,node.input[1]+'.4',k)]
-    if len(node.input)>2: ins.append(add_constant(look.graph,node.input[2]+'.4',np.tile(_value(node.input[2],look),4)))
-    o=node.output[0]
-    ns=[helper.make_node('Conv',ins,[o+'.all'],node.name+'.all',kernel_shape=[2,2],pads=[1,1,1,1])]
-    parts=[]
-    for i,(a,b) in enumerate(product((0,1),repeat=2)):
-        s=add_constant(look.graph,f'{o}.s{i}',np.array([i*C,a,b],np.int64)); e=add_constant(look.graph,f'{o}.e{i}',np.array([(i+1)*C,a+h,b+ww],np.int64))
-        ax=add_constant(look.graph,f'{o}.ax{i}',np.array([1,2,3],np.int64))
-        ns.append(helper.make_node('Slice',[o+'.all',s,e,ax],[f'{o}.p{i}'],f'{node.name}.p{i}')); parts.append(f'{o}.p{i}')
-    ns.append(helper.make_node('Concat',parts,[o+'.ph'],node.name+'/Concat',axis=1))
-    ns.append(helper.make_node('DepthToSpace',[o+'.ph'],node.output,node.name+'/D2S',blocksize=2))
-    return ns
+def _phases_weight(weight: Array) -> Array:
+    """The 2×2 weights (4·out, in, 2, 2) of the four positions, in the order in which DepthToSpace lays them out.
+
+    Position 1 of a small pixel and position 0 of the next see the same two small pixels. So 1 comes before 0, and
+    the interleaved map begins one pixel early, and ends one late.
+    """
+    return np.concatenate([phase_weight(weight, row, column) for row, column in product((1, 0), repeat=2)])
+
 
 def phase_weight(weight: Array, row: int, column: int) -> Array:
     """The 2×2 weights (out, in, 2, 2) of one of the four positions within a small pixel, from the 3×3 ones.

@@ -88,7 +88,7 @@ def test_masks_of_different_shape_are_refused() -> None:
 
 def test_masks_that_are_not_bool_are_refused() -> None:
     with pytest.raises(TypeError, match="bool"):
-        Overlap.of(np.zeros((2, 3), bool), np.zeros((2, 3), np.uint8))  # type: ignore[arg-type]
+        Overlap.of(np.zeros((2, 3), bool), np.zeros((2, 3), np.uint8))
 
 
 @given(scores)
@@ -116,4 +116,4 @@ def test_interval_prints_mean_and_bounds() -> None:
 @pytest.mark.parametrize("values", [[], [[0.1, 0.2]]])
 def test_interval_needs_one_number_per_image(values: list[object]) -> None:
     with pytest.raises(ValueError, match="one number per image"):
-        mean_with_interval(values)
+        mean_with_interval(values)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from polypstream.errors import TrainingError
 from polypstream.metrics import mean_dice
+from polypstream.train.averaging import averaged
 from polypstream.train.batches import Batch, BatchSource, batches_ahead
 from polypstream.train.checkpoint import assign_values, values_of
 from polypstream.train.config import TrainConfig
@@ -23,6 +24,9 @@ from polypstream.train.run_folder import RunFolder
 from polypstream.train.schedule import one_cycle
 from polypstream.train.supervision import loss_weights, with_auxiliary_heads
 from polypstream.train.torch_kernels import fused
+
+STATISTICS_BATCHES = 16
+"""How many batches the averaged network's normalisations are measured on, after every epoch."""
 
 __all__ = ["EpochReport", "Progress", "TrainConfig", "dice_by_dataset", "train"]
 
@@ -61,7 +65,7 @@ def train(
             report = trainer.epoch(epoch, batches)
             if report.mean_dice > best:
                 best = report.mean_dice
-                folder.save_best(trainer.averaged_network())
+                folder.save_best(trainer.network)
             history.append(report)
             folder.save_epoch(trainer.model, history)
             progress.epoch(report)
@@ -97,8 +101,8 @@ class _Trainer:
         """Estimate the time that the run will take from trial steps, tell it, and start the clock."""
         epochs, steps = self._config.epochs, self._source.steps
         self._first_step, self._steps_in_all = epochs_done * steps, epochs * steps
-        validation_steps = len(self._validation) / self._config.batch_size / 3  # a forward pass is a third of a step
-        seconds_left = (epochs - epochs_done) * (steps + validation_steps) * self._step_s()
+        forward_passes = len(self._validation) / self._config.batch_size + min(STATISTICS_BATCHES, steps)
+        seconds_left = (epochs - epochs_done) * (steps + forward_passes / 3) * self._step_s()  # a third of a step each
         self._progress.begin(epochs_done=epochs_done, epochs=epochs, steps=steps, seconds_left=seconds_left)
         self._began = time.monotonic()
 
@@ -117,11 +121,13 @@ class _Trainer:
         return min(times)
 
     def epoch(self, epoch: int, batches: Iterator[Batch]) -> EpochReport:
-        """Train for one epoch, counted from 1, and validate the averaged weights."""
+        """Train for one epoch, counted from 1, validate the averaged weights, and put them into `network`."""
         began = time.monotonic()
         loss = self._train(epoch, batches)
-        with self._averaged_weights():
+        measured_on = range(min(STATISTICS_BATCHES, self._source.steps))
+        with averaged(self.model, self.core, (self._source.batch(epoch - 1, index)[0] for index in measured_on)):
             dice = dice_by_dataset(self.core, self._validation, batch_size=self._config.batch_size)
+            self.network.set_weights(self.core.get_weights())
         return EpochReport(
             epoch=epoch,
             epochs=self._config.epochs,
@@ -130,12 +136,6 @@ class _Trainer:
             seconds=time.monotonic() - began,
             seconds_left=self._seconds_left(epoch * self._source.steps),
         )
-
-    def averaged_network(self) -> keras.Model:
-        """The network to keep, with the running average of the weights."""
-        with self._averaged_weights():
-            self.network.set_weights(self.core.get_weights())
-        return self.network
 
     def _train(self, epoch: int, batches: Iterator[Batch]) -> float:
         summed = 0.0
@@ -171,17 +171,6 @@ class _Trainer:
     def _seconds_left(self, steps_done: int) -> float:
         pace_s = (time.monotonic() - self._began) / (steps_done - self._first_step)
         return pace_s * (self._steps_in_all - steps_done)
-
-    @contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        variables = self.model.trainable_variables
-        current = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
-        self.model.optimizer.finalize_variable_values(variables)
-        try:
-            yield
-        finally:
-            for variable, value in zip(variables, current, strict=True):
-                variable.assign(value)
 
 
 def _start_from(initial: Path, network: keras.Model) -> None:

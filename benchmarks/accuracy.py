@@ -1,0 +1,119 @@
+"""Every accuracy figure of the model card, on the real data: `python -m benchmarks.accuracy --data FOLDER`.
+
+Dice and IoU are per image, in source pixels, at the model's threshold; means carry 95% bootstrap intervals over images.
+`grouped` keeps neighbouring frames of one polyp in one split and is the headline; `random` is the literature's.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from benchmarks.report import RESULTS, write_report
+from polypstream.metrics import mean_with_interval
+from polypstream.models import default_model
+from polypstream.realtime.frame import Probability, Rgb
+from polypstream.realtime.segmenter import Segmenter, segmenter_from_onnx
+from polypstream.train.data import Pair, pairs_from_folders
+from polypstream.train.evaluate import ImageScore, Predict, evaluate_pairs, evaluate_video
+from polypstream.train.splits import split_pairs, splits_from_csv
+
+TEST_SETS = ("kvasir-seg", "cvc-clinicdb")
+SIZES = ((0.05, "under 5% of the picture"), (0.15, "5 to 15%"), (1.01, "over 15%"))
+"""Upper limits of the polyp's share of the picture, and what the rows are called."""
+
+
+def predict_with(segmenter: Segmenter) -> Predict:
+    """The model on pictures of any size."""
+
+    def predict(rgb: Rgb) -> Probability:
+        small = cv2.resize(rgb, (segmenter.width, segmenter.height), interpolation=cv2.INTER_AREA)
+        return segmenter.segment(np.asarray(small, np.uint8))
+
+    return predict
+
+
+def still_rows(data: Path, predict: Predict, threshold: float) -> list[dict[str, object]]:
+    """Test splits of the public sets, both ways of splitting, and PolypGen's validation frames."""
+    rows: list[dict[str, object]] = []
+    columns: tuple[Literal["grouped", "random"], ...] = ("grouped", "random")
+    for column in columns:
+        splits = splits_from_csv(data / "splits.csv", column)
+        pairs = split_pairs(pairs_from_folders([data / name for name in TEST_SETS]), splits, "test")
+        result = evaluate_pairs(predict, pairs, threshold)
+        rows += [{"split": f"{column} test", **asdict(row)} for row in result.datasets]
+        if column == "grouped":
+            rows += size_rows(result.images, pairs)
+    splits = splits_from_csv(data / "splits.csv", "grouped")
+    result = evaluate_pairs(predict, split_pairs(pairs_from_folders([data / "polypgen"]), splits, "val"), threshold)
+    with_polyp = [score for score in result.images if score.polyp_pixels]
+    clean = [score for score in result.images if not score.polyp_pixels]
+    rows.append(
+        {
+            "split": "grouped val",
+            **asdict(result.datasets[0]),
+            "dice_with_polyp": asdict(mean_with_interval([score.dice for score in with_polyp])),
+            "sensitivity": float(np.mean([score.recall > 0 for score in with_polyp])),
+            "clean_frames": len(clean),
+            "false_alarm_rate": float(np.mean([score.dice < 1 for score in clean])) if clean else None,
+        }
+    )
+    return rows
+
+
+def size_rows(scores: Sequence[ImageScore], pairs: Sequence[Pair]) -> list[dict[str, object]]:
+    """Dice of the grouped test images by how much of the picture the polyp covers."""
+    shapes = [cv2.imread(str(pair.mask), cv2.IMREAD_GRAYSCALE) for pair in pairs]
+    shares = [score.polyp_pixels / mask.size for score, mask in zip(scores, shapes, strict=True) if mask is not None]
+    rows: list[dict[str, object]] = []
+    low = 0.0
+    for high, name in SIZES:
+        dice = [score.dice for score, share in zip(scores, shares, strict=True) if low <= share < high]
+        if dice:
+            rows.append(
+                {"split": "grouped test", "dataset": f"polyps {name}", "dice": asdict(mean_with_interval(dice))}
+            )
+        low = high
+    return rows
+
+
+def clip_row(data: Path, predict: Predict, threshold: float) -> dict[str, object]:
+    """The real clip, frame by frame."""
+    result = evaluate_video(predict, data / "video" / "apparent.mp4", data / "video" / "apparent_masks", threshold)
+    return {
+        "polyp_frames": len(result.polyp_frames),
+        "clean_frames": len(result.clean_frames),
+        "dice": asdict(result.dice) if result.dice else None,
+        "sensitivity": result.sensitivity,
+        "false_alarm_rate": result.false_alarm_rate,
+    }
+
+
+def main() -> None:
+    """Measure, print and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
+    parser.add_argument("--model", type=Path, help="ONNX model; the one in the package where none is given")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    with segmenter_from_onnx(options.model or default_model(), backend="onnxruntime") as segmenter:
+        predict, contract = predict_with(segmenter), segmenter.contract
+        rows = still_rows(options.data, predict, contract.threshold)
+        clip = clip_row(options.data, predict, contract.threshold)
+    path = write_report(
+        "accuracy", {"contract": asdict(contract), "images": rows, "clip": clip}, folder=options.results
+    )
+    for row in rows:
+        dice = row["dice"]
+        assert isinstance(dice, dict)
+        interval = f"{dice['mean']:.4f} [{dice['low']:.4f}, {dice['high']:.4f}]"
+        print(f"{row['split']:14} {row['dataset']:32} Dice {interval}  n = {dice['count']}")
+    print(f"clip: {clip}\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()
