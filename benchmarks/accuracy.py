@@ -7,6 +7,7 @@ Dice and IoU are per image, in source pixels, at the model's threshold; means ca
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +17,8 @@ import numpy as np
 from benchmarks.report import RESULTS, write_report
 from polypstream.metrics import mean_with_interval
 from polypstream.models import default_model
-from polypstream.realtime.frame import Probability, Rgb
-from polypstream.realtime.segmenter import Segmenter, segmenter_from_onnx
+from polypstream.realtime.segmenter import segmenter_from_onnx
+from polypstream.realtime.still import probability_of_still
 from polypstream.train.data import Pair, pairs_from_folders
 from polypstream.train.evaluate import ImageScore, Predict, evaluate_pairs, evaluate_video
 from polypstream.train.splits import split_pairs, splits_from_csv
@@ -25,16 +26,6 @@ from polypstream.train.splits import split_pairs, splits_from_csv
 TEST_SETS = ("kvasir-seg", "cvc-clinicdb")
 SIZES = ((0.05, "under 5% of the picture"), (0.15, "5 to 15%"), (1.01, "over 15%"))
 """Upper limits of the polyp's share of the picture, and what the rows are called."""
-
-
-def predict_with(segmenter: Segmenter) -> Predict:
-    """The model on pictures of any size."""
-
-    def predict(rgb: Rgb) -> Probability:
-        small = cv2.resize(rgb, (segmenter.width, segmenter.height), interpolation=cv2.INTER_AREA)
-        return segmenter.segment(np.asarray(small, np.uint8))
-
-    return predict
 
 
 def still_rows(data: Path, predict: Predict, threshold: float) -> list[dict[str, object]]:
@@ -101,7 +92,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     with segmenter_from_onnx(options.model or default_model(), backend="onnxruntime") as segmenter:
-        predict, contract = predict_with(segmenter), segmenter.contract
+        predict, contract = partial(probability_of_still, segmenter), segmenter.contract
         rows = still_rows(options.data, predict, contract.threshold)
         clip = clip_row(options.data, predict, contract.threshold)
     path = write_report(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
+from polypstream.realtime.content import within_content
 from polypstream.realtime.frame import Frame, Probability, Rgb
 from polypstream.realtime.handover import Delivery, Handover
 from polypstream.realtime.preprocess import SmallPicture
@@ -17,7 +18,7 @@ CAPACITY = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Segmented:
-    """A frame and the probability map (height, width) that the network made of it."""
+    """A frame and the probability map (height, width) that the network made of it, zero outside the content area."""
 
     frame: Frame
     probability: Probability
@@ -80,7 +81,7 @@ class Pipeline:
         with self._segmenter:
             for item in self._captured:
                 if isinstance(item, _Prepared):
-                    probability = self._segmenter.segment(item.rgb)
+                    probability = within_content(self._segmenter.segment(item.rgb), item.rgb)
                     self._segmented.put(Segmented(frame=item.frame, probability=probability))
                 else:
                     self._segmented.put(item)

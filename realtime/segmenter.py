@@ -80,14 +80,21 @@ def _openvino_bf16(path: Path, threads: int | None) -> Segmenter:
     return OpenVinoSegmenter(path, precision="bf16", threads=threads)
 
 
+def _tensorrt(path: Path, _: int | None) -> Segmenter:
+    from polypstream.realtime.tensorrt.segmenter import TensorRtSegmenter
+
+    return TensorRtSegmenter(path)
+
+
 BACKENDS: Mapping[str, Opener] = {
     "onnxruntime": _onnxruntime,
     "onnxruntime-cuda": _onnxruntime_cuda,
     "onnxruntime-tensorrt": _onnxruntime_tensorrt,
     "openvino": _openvino,
     "openvino-bf16": _openvino_bf16,
+    "tensorrt": _tensorrt,
 }
-CANDIDATES = ("onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt")
+CANDIDATES = ("onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
 """What `auto` tries. Those that change the arithmetic of the model have to be asked for by name."""
 
 

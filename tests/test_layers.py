@@ -7,7 +7,9 @@ from pathlib import Path
 
 import polypstream
 
-OPTIONAL = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxslim", "torch", "jax", "openvino", "tensorrt", "pycuda")
+TRAINING = ("tensorflow", "keras", "torch", "jax", "tf2onnx", "onnx", "onnxslim")
+RUNTIMES = ("openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda")
+OPTIONAL = TRAINING + RUNTIMES
 ROOT = Path(__file__).parents[1]
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -110,30 +111,22 @@ def _opened(path: Path | None) -> Iterator[_Judged]:
     """The model at `path`, or the package's own; closed at the end."""
     from polypstream.models import default_model
     from polypstream.realtime.segmenter import segmenter_from_onnx
+    from polypstream.realtime.still import probability_of_still
 
     path = path or default_model()
     if path.suffix == ".keras":
         yield _Judged(name=path.name, threshold=0.5, predict=_keras_predict(path))
         return
-    with segmenter_from_onnx(path) as segmenter:
-        predict = _resizing(segmenter.segment, segmenter.height, segmenter.width)
+    with segmenter_from_onnx(path, backend="onnxruntime") as segmenter:  # the same figures everywhere
+        predict = partial(probability_of_still, segmenter)
         yield _Judged(name=path.name, threshold=segmenter.contract.threshold, predict=predict)
 
 
-def _resizing(segment: "Predict", height: int, width: int) -> "Predict":
-    """A predict function for pictures of any size from one for (height, width)."""
+def _keras_predict(path: Path) -> "Predict":
     import cv2
     import numpy as np
 
-    def predict(rgb: "Rgb") -> "Probability":
-        small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-        return segment(np.asarray(small, dtype=np.uint8))
-
-    return predict
-
-
-def _keras_predict(path: Path) -> "Predict":
-    import numpy as np
+    from polypstream.realtime.content import within_content
 
     try:
         import keras
@@ -148,11 +141,12 @@ def _keras_predict(path: Path) -> "Predict":
     if None in (height, width) or channels != 3:
         raise ModelError(f"{path} takes {network.input_shape}; it should take RGB pictures of one size")
 
-    def segment(rgb: "Rgb") -> "Probability":
-        batch = rgb[None].astype(np.float32) / np.float32(255)
-        return np.asarray(network.predict_on_batch(batch)[0, :, :, 0], dtype=np.float32)
+    def predict(rgb: "Rgb") -> "Probability":
+        small = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        batch = small[None].astype(np.float32) / np.float32(255)
+        return within_content(np.asarray(network.predict_on_batch(batch)[0, :, :, 0], dtype=np.float32), small)
 
-    return _resizing(segment, height, width)
+    return predict
 
 
 @contextmanager

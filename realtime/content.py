@@ -1,0 +1,36 @@
+"""Where in the frame the endoscope's picture is: inside the dark surround, without text and insets.
+
+What a network says of the surround is never meaningful, so it is set to zero there.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from polypstream.realtime.frame import Probability, Rgb
+
+DARK = 24
+"""A pixel none of whose channels exceeds this may belong to the surround: black, with room for the codec's noise."""
+LEAST_SHARE = 0.1
+"""A smaller picture than this share of the frame is not believed; then the whole frame counts."""
+
+
+def content_area(rgb: Rgb) -> NDArray[np.bool_]:
+    """The convex hull of the largest bright region: bool (H, W) for uint8 RGB (H, W, 3).
+
+    Endoscopes show a circle, an octagon or a rectangle, all convex, so a dark lumen within stays inside. A frame with
+    no such region, a black one say, counts as a whole.
+    """
+    bright = (rgb.max(axis=2) > DARK).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=4)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if not len(areas) or areas.max() < LEAST_SHARE * bright.size:
+        return np.ones(bright.shape, dtype=np.bool_)
+    rows, columns = np.nonzero(labels == 1 + int(areas.argmax()))
+    hull = cv2.convexHull(np.column_stack((columns, rows)).astype(np.int32))
+    return np.asarray(cv2.fillConvexPoly(np.zeros_like(bright), hull, 1), dtype=np.bool_)
+
+
+def within_content(probability: Probability, rgb: Rgb) -> Probability:
+    """The map with zero outside the content area of the picture it was made from; both of one size (H, W)."""
+    return np.where(content_area(rgb), probability, np.float32(0))
