@@ -15,9 +15,11 @@ def averaged(model: keras.Model, core: keras.Model, pictures: Iterable[NDArray[n
     The moving statistics of the batch normalisations belong to the weights of the last steps, not to their average:
     they are measured anew on `pictures`, batches of float32 RGB in [0, 1], through `core`.
     """
-    before = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in model.weights]
-    model.optimizer.finalize_variable_values(model.trainable_variables)
+    before = [_copied(variable) for variable in model.weights]
     try:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        for variable in model.trainable_variables:
+            variable.assign(_copied(variable))  # on JAX it shares the average's memory, which prediction gives away
         measure_statistics(core, pictures)
         yield
     finally:
@@ -40,3 +42,7 @@ def measure_statistics(network: keras.Model, pictures: Iterable[NDArray[np.float
     finally:
         for layer, momentum in zip(normalisations, momenta, strict=True):
             layer.momentum = momentum
+
+
+def _copied(variable: keras.Variable) -> NDArray[np.generic]:
+    return np.array(keras.ops.convert_to_numpy(variable.value))

@@ -18,9 +18,7 @@ SUPERVISED_LAYERS = ("bridge", "decoder3", "decoder2", "decoder1")
 """Where training may attach auxiliary heads, coarsest first: at 1/8, 1/4, 1/2 and 1/1 of the input."""
 
 
-def resunetpp(
-    *, height: int | None = 352, width: int | None = 352, widths: Sequence[int] = WIDTHS
-) -> keras.Model:
+def resunetpp(*, height: int | None = 352, width: int | None = 352, widths: Sequence[int] = WIDTHS) -> keras.Model:
     """Build the network.
 
     Input: float32 RGB in [0, 1], (batch, height, width, 3), both sides multiples of 8, or None for any such size.

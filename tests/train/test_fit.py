@@ -236,7 +236,7 @@ def test_the_precision_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_whole_network_learns_discs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "resunetpp", resunetpp)
     progress = Quiet()
-    config = replace(CONFIG, epochs=6, average_momentum=0.8, precision="mixed_bfloat16")
+    config = replace(CONFIG, average_momentum=0.8, precision="mixed_bfloat16")
     fit.train(
         config,
         training=disc_samples(24),
@@ -245,7 +245,7 @@ def test_the_whole_network_learns_discs(tmp_path: Path, monkeypatch: pytest.Monk
         progress=progress,
         workers=2,
     )
-    assert progress.reports[-1].loss < 0.4 * progress.reports[0].loss
+    assert progress.reports[-1].loss < 0.5 * progress.reports[0].loss
     assert max(report.mean_dice for report in progress.reports) > 0.85
 
 

@@ -34,11 +34,11 @@ def register(app: typer.Typer) -> None:
 def annotate(
     videos: Annotated[list[Path] | None, typer.Argument(help="Video files.", show_default=False)] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("annotated"),
-    model: Annotated[Path | None, typer.Option(help="ONNX model.  [default: the one in the package]")] = None,
+    model: Annotated[Path | None, typer.Option(help="ONNX model.  (default: the one in the package)")] = None,
     backend: Annotated[str, typer.Option(help="Inference backend; polypstream doctor lists them.")] = "auto",
     threshold: Annotated[
         float | None,
-        typer.Option(min=0.001, max=0.999, help="Probability that counts as polyp.  [default: the model's]"),
+        typer.Option(min=0.001, max=0.999, help="Probability that counts as polyp.  (default: the model's)"),
     ] = None,
     codec: Annotated[str, typer.Option(help="h264, hevc, ffv1, or any FFmpeg video encoder.")] = "h264",
     quality: Annotated[str, typer.Option(help="CRF, lower is better, or 'lossless'.")] = "18",
