@@ -5,11 +5,12 @@ Dice and IoU are per image, in source pixels, at the model's threshold; means ca
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -84,6 +85,28 @@ def clip_row(data: Path, predict: Predict, threshold: float) -> dict[str, object
     }
 
 
+def markdown(report: dict[str, Any]) -> str:
+    """The table of the model card, from a report as written."""
+    lines = ["| data | images | Dice [95% interval] | IoU |", "|---|---|---|---|"]
+    for row in report["images"]:
+        dice, iou = row["dice"], row.get("iou")
+        interval = f"{dice['mean']:.3f} [{dice['low']:.3f}, {dice['high']:.3f}]"
+        lines.append(f"| {row['dataset']}, {row['split']} | {dice['count']} | {interval} | {_mean(iou)} |")
+    clip, polypgen = report["clip"], next(row for row in report["images"] if "clean_frames" in row)
+    dice = clip["dice"]
+    interval = f"{dice['mean']:.3f} [{dice['low']:.3f}, {dice['high']:.3f}]"
+    lines.append(f"| real clip, frames with a polyp | {clip['polyp_frames']} | {interval} | |")
+    lines += ["", "| data | frames with a polyp found | clean frames with a false alarm |", "|---|---|---|"]
+    for name, row in (("polypgen, grouped val", polypgen), ("real clip", clip)):
+        alarms = f"{row['false_alarm_rate']:.1%} of {row['clean_frames']}"
+        lines.append(f"| {name} | {row['sensitivity']:.1%} | {alarms} |")
+    return "\n".join(lines)
+
+
+def _mean(interval: dict[str, float] | None) -> str:
+    return f"{interval['mean']:.3f}" if interval else ""
+
+
 def main() -> None:
     """Measure, print and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,12 +121,8 @@ def main() -> None:
     path = write_report(
         "accuracy", {"contract": asdict(contract), "images": rows, "clip": clip}, folder=options.results
     )
-    for row in rows:
-        dice = row["dice"]
-        assert isinstance(dice, dict)
-        interval = f"{dice['mean']:.4f} [{dice['low']:.4f}, {dice['high']:.4f}]"
-        print(f"{row['split']:14} {row['dataset']:32} Dice {interval}  n = {dice['count']}")
-    print(f"clip: {clip}\nwritten to {path}")
+    print(markdown(json.loads(path.read_text(encoding="utf-8"))))
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":

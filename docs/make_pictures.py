@@ -25,7 +25,7 @@ def main() -> None:
         with av.open(str(done.overlay)) as container:
             pictures = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
     sheet = np.hstack([pictures[index] for index in SHOWN])
-    cv2.imwrite(str(Path(__file__).with_name("demo.png")), sheet)
+    cv2.imwrite(str(Path(__file__).with_name("demo.jpg")), sheet, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
 if __name__ == "__main__":
