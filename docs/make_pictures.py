@@ -12,7 +12,7 @@ from polypstream.realtime.annotate import AnnotateConfig, annotate_video
 from polypstream.realtime.segmenter import segmenter_from_onnx
 from polypstream.synthetic import SyntheticClip, write_clip
 
-SHOWN = (10, 120, 160)
+SHOWN = (10, 180, 200)
 """Frames of the demo clip, side by side."""
 
 

@@ -199,11 +199,16 @@ annotate_video(Path({str(clip)!r}), Path({str(tmp_path / "out")!r}), segmenter, 
     assert not list((tmp_path / "out").glob("*_polyps.jsonl"))
 
 
+def _heed_ctrl_c() -> None:
+    """What a shell runs in the background ignores Ctrl-C, and hands that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_playable_files_up_to_the_frame_reached(tmp_path: Path, model: Path) -> None:
     clip = write_disc_clip(tmp_path / "long.mp4", frames=4000, options={"preset": "ultrafast"})
     out = tmp_path / "out"
     command = [sys.executable, "-m", "polypstream.cli", "annotate", str(clip), "-o", str(out), "--model", str(model)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c)
     partial = out / "long_overlay.partial.mp4"
     while process.poll() is None and not (partial.exists() and partial.stat().st_size > 50_000):
         threading.Event().wait(0.02)

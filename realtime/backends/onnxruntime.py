@@ -64,6 +64,8 @@ def _session(path: Path, provider: str, threads: int | None) -> ort.InferenceSes
         raise ModelError(f"there is no model at {path}; give the path of an ONNX file")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
+    # A thread that waits for another gives its core to decoding, drawing and encoding, and does not spin.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     fallback = [] if provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
