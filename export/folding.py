@@ -1,0 +1,108 @@
+"""Exact foldings of linear steps into the convolutions before them. Feature maps are NCHW.
+
+A 1×1 convolution of a sum of convolutions is the sum of convolutions with other weights. A positive scale per channel
+passes a sum, a maximum pooling and a convolution; what is left of a normalisation after a sum is then a bias.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import GraphProto, NodeProto
+
+from polypstream.export.lookup import Array, Lookup, add_constant, attribute
+
+
+def fold_linear(graph: GraphProto) -> bool:
+    """Make one rewrite, the first that applies; false where none does. The shapes must be known."""
+    look = Lookup(graph)
+    return any(_fold_pointwise_conv(node, look) or _fold_normalisation(node, look) for node in graph.node)
+
+
+def _fold_pointwise_conv(node: NodeProto, look: Lookup) -> bool:
+    """Fold a 1×1 convolution into the one or more convolutions whose sum it takes, if that saves multiplications."""
+    if not is_constant_conv(node, look) or not _is_pointwise(node, look):
+        return False
+    branches = _summands(node.input[0], look)
+    if branches is None or not all(is_constant_conv(branch, look) for branch in branches):
+        return False
+    weight = look.value(node.input[1])[:, :, 0, 0].astype(np.float64)
+    taps = sum(int(np.prod(look.shape(branch.input[1])[1:])) for branch in branches)
+    if taps * weight.shape[0] > taps * weight.shape[1] + weight.size:
+        return False
+    bias = _bias(node, look) + weight @ sum(_bias(branch, look) for branch in branches)
+    for index, branch in enumerate(branches):
+        folded = np.tensordot(weight, look.value(branch.input[1]).astype(np.float64), axes=1)
+        _set_parameters(branch, look.graph, folded, bias if index == 0 else None)
+    _bypass(node, look)
+    return True
+
+
+def _fold_normalisation(node: NodeProto, look: Lookup) -> bool:
+    """Fold a normalisation with positive scales into the convolutions whose (pooled) sum it takes."""
+    if node.op_type != "BatchNormalization" or not all(look.is_constant(name) for name in node.input[1:]):
+        return False
+    branches = _summands(node.input[0], look, through=("MaxPool",))
+    scale, shift = affine(node, look)
+    if branches is None or not all(is_constant_conv(branch, look) for branch in branches) or scale.min() <= 0:
+        return False
+    for index, branch in enumerate(branches):
+        weight = look.value(branch.input[1]) * scale[:, np.newaxis, np.newaxis, np.newaxis]
+        bias = _bias(branch, look) * scale + (shift if index == 0 else 0)
+        _set_parameters(branch, look.graph, weight, bias)
+    _bypass(node, look)
+    return True
+
+
+def _summands(name: str, look: Lookup, *, through: Sequence[str] = ()) -> list[NodeProto] | None:
+    """The nodes whose outputs are added up to this tensor, in order; None where somebody else takes a part of it."""
+    node = look.producer(name)
+    if node is None or look.sole_user(name) is None:
+        return None
+    if node.op_type == "Add" or node.op_type in through:
+        parts = [_summands(part, look, through=through) for part in node.input]
+        return None if None in parts else [branch for part in parts if part is not None for branch in part]
+    return [node]
+
+
+def is_constant_conv(node: NodeProto, look: Lookup) -> bool:
+    """Whether the node is an ungrouped two-dimensional convolution with constant weights."""
+    return (
+        node.op_type == "Conv"
+        and all(look.is_constant(name) for name in node.input[1:])
+        and attribute(node, "group", 1) == 1
+        and len(look.shape(node.input[1])) == 4
+    )
+
+
+def _is_pointwise(node: NodeProto, look: Lookup) -> bool:
+    plain = not any(attribute(node, "pads", [])) and set(attribute(node, "strides", [1])) == {1}
+    return plain and look.shape(node.input[1])[2:] == (1, 1)
+
+
+def affine(node: NodeProto, look: Lookup) -> tuple[Array, Array]:
+    """Scale and shift, float64 (channels,), of a normalisation with constant parameters."""
+    scale, bias, mean, variance = (look.value(name).astype(np.float64) for name in node.input[1:])
+    scale = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    return scale, bias - mean * scale
+
+
+def _set_parameters(node: NodeProto, graph: GraphProto, weight: Array, bias: Array | None) -> None:
+    new = [add_constant(graph, f"{node.name}.weight", weight.astype(np.float32))]
+    if bias is not None:
+        new.append(add_constant(graph, f"{node.name}.bias", bias.astype(np.float32)))
+    node.input[1:] = new
+
+
+def _bypass(node: NodeProto, look: Lookup) -> None:
+    """Take a node out: what made its input makes its output instead."""
+    producer = look.producer(node.input[0])
+    if producer is None:
+        raise KeyError(node.input[0])
+    producer.output[0] = node.output[0]
+    look.graph.node.remove(node)
+
+
+def _bias(node: NodeProto, look: Lookup) -> Array:
+    if len(node.input) > 2:
+        return look.value(node.input[2]).astype(np.float64)
+    return np.zeros(look.shape(node.input[1])[0])
