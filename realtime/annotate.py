@@ -88,7 +88,7 @@ def annotate_video(
         FileSource(video) as source,
         RecordWriter(records) as writer,
         FileSink(overlay, source=source, encoding=config.encoding) as sink,
-        Pipeline(source, segmenter) as pipeline,
+        Pipeline(source, *segmenter.in_parallel()) as pipeline,
     ):
         for item in pipeline:
             if isinstance(item, StreamPacket):

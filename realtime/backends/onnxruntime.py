@@ -1,5 +1,6 @@
 """ONNX Runtime: on the CPU by default, on an NVIDIA GPU where its CUDA or TensorRT provider is installed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ import onnxruntime as ort
 from polypstream.contract import ModelContract
 from polypstream.errors import BackendError, ModelError, ProviderMissingError
 from polypstream.realtime.backends.checks import checked_picture, checked_probability
+from polypstream.realtime.backends.cores import shares_of_cores, usable_cores
 from polypstream.realtime.frame import Probability, Rgb
 
 Provider = Literal["CPU", "CUDA", "Tensorrt"]
@@ -26,6 +28,7 @@ class OnnxRuntimeSegmenter:
             raise ProviderMissingError(
                 f"this ONNX Runtime has no {wanted}; install onnxruntime-gpu in its place, or use the CPU"
             )
+        self._path, self._provider, self._threads = path, provider, threads
         self._session = _session(path, wanted, threads)
         if self._session.get_providers()[0] != wanted:
             raise BackendError(f"ONNX Runtime's {wanted} does not start here; see: polypstream doctor")
@@ -57,6 +60,13 @@ class OnnxRuntimeSegmenter:
         picture = checked_picture(rgb, self.contract)
         (output,) = self._session.run([self._output], {self._input: picture[None]})
         return checked_probability(np.asarray(output, dtype=np.float32)[0, :, :, 0])
+
+    def in_parallel(self) -> Sequence["OnnxRuntimeSegmenter"]:
+        """On the CPU, segmenters that share its cores out among them; on a GPU this one alone."""
+        if self._provider != "CPU":
+            return (self,)
+        shares = shares_of_cores(self._threads or usable_cores())
+        return [OnnxRuntimeSegmenter(self._path, threads=share) for share in shares] if len(shares) > 1 else (self,)
 
 
 def _session(path: Path, provider: str, threads: int | None) -> ort.InferenceSession:

@@ -1,5 +1,6 @@
 """OpenVINO on Intel and AMD processors (extra `[openvino]`)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -8,6 +9,7 @@ import numpy as np
 from polypstream.contract import METADATA_KEY, ModelContract
 from polypstream.errors import BackendError, MissingExtraError, ModelError
 from polypstream.realtime.backends.checks import checked_picture, checked_probability
+from polypstream.realtime.backends.cores import shares_of_cores, usable_cores
 from polypstream.realtime.frame import Probability, Rgb
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class OpenVinoSegmenter:
             raise MissingExtraError(f"the openvino backend ({error})", "openvino") from None
         if not path.is_file():
             raise ModelError(f"there is no model at {path}; give the path of an ONNX file")
+        self._path, self._precision, self._threads = path, precision, threads
         core = openvino.Core()
         try:
             model = core.read_model(path)
@@ -49,6 +52,7 @@ class OpenVinoSegmenter:
         }
         if threads is not None:
             config[properties.inference_num_threads()] = threads
+            config[properties.hint.enable_cpu_pinning()] = False  # several side by side would be pinned to one core
         try:
             self._request = core.compile_model(model, "CPU", config).create_infer_request()
         except RuntimeError as error:
@@ -84,6 +88,13 @@ class OpenVinoSegmenter:
         picture = checked_picture(rgb, self.contract)
         output = self._request.infer({0: picture[None]}, share_inputs=True)[0]
         return checked_probability(np.array(output[0, :, :, 0], dtype=np.float32))
+
+    def in_parallel(self) -> Sequence["OpenVinoSegmenter"]:
+        """Segmenters that share the cores out among them."""
+        shares = shares_of_cores(self._threads or usable_cores())
+        if len(shares) == 1:
+            return (self,)
+        return [OpenVinoSegmenter(self._path, precision=self._precision, threads=share) for share in shares]
 
 
 def _metadata(model: "openvino.Model") -> dict[str, str]:

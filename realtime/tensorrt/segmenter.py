@@ -1,6 +1,6 @@
 """The TensorRT backend: a segmenter that runs an engine, for pictures on the host and on the GPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -117,6 +117,10 @@ class TensorRtSegmenter:
         Returns (height, width) for one picture, else (n, height, width). The GPU is done with the frame on return.
         """
         return _checked(self._session.run_on_device(frame))
+
+    def in_parallel(self) -> Sequence["TensorRtSegmenter"]:
+        """This one alone: it has the GPU to itself."""
+        return (self,)
 
 
 def _checked(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """The pipeline ends in every case, loses nothing, and raises the first error."""
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import count
 
@@ -9,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from polypstream.errors import BackendError, SourceError
+from polypstream.errors import BackendError, ConfigError, SourceError
 from polypstream.realtime.frame import Frame, Probability, Rgb
 from polypstream.realtime.handover import Delivery
 from polypstream.realtime.pipeline import Pipeline, Segmented
@@ -34,6 +35,9 @@ class MeanSegmenter:
 
     def __exit__(self, *_: object) -> None:
         self.closed_in.append(threading.current_thread().name)
+
+    def in_parallel(self) -> Sequence["MeanSegmenter"]:
+        return (self,)
 
     def segment(self, rgb: Rgb) -> Probability:
         if self.calls == self.fail_at:
@@ -69,6 +73,44 @@ def test_every_frame_comes_out_once_in_order_with_its_own_map() -> None:
     assert levels == sorted(levels)
     assert levels[-1] > levels[0] + 0.15
     assert pipeline.dropped == 0
+
+
+class Uneven(MeanSegmenter):
+    """Some pictures take it longer than others."""
+
+    def segment(self, rgb: Rgb) -> Probability:
+        threading.Event().wait(0.004 * (int(rgb[0, 0, 0]) % 3))
+        return super().segment(rgb)
+
+
+@pytest.mark.parametrize("count_of_lanes", [2, 3])
+def test_several_segmenters_share_the_frames_and_the_order_stays(count_of_lanes: int) -> None:
+    segmenters = [Uneven() for _ in range(count_of_lanes)]
+    source = list[Frame | StreamPacket](map(grey_frame, range(40)))
+    packets = {at: StreamPacket(packet=av.Packet(b"sound")) for at in (0, 1, 7, 8, 9, 30, 43)}
+    for at, packet in packets.items():
+        source.insert(at, packet)
+    source += [StreamPacket(packet=av.Packet(b"end")) for _ in range(3)]
+    with Pipeline(source, *segmenters, capacity=2) as pipeline:
+        out = [item.frame if isinstance(item, Segmented) else item for item in pipeline]
+    assert out == source
+    assert all(segmenter.calls in (40 // count_of_lanes, 40 // count_of_lanes + 1) for segmenter in segmenters)
+
+
+def test_the_failure_of_one_of_several_segmenters_ends_them_all() -> None:
+    segmenters = MeanSegmenter(), MeanSegmenter(fail_at=5), MeanSegmenter()
+    with (
+        pytest.raises(BackendError, match="broke"),
+        Pipeline(map(grey_frame, count()), *segmenters) as pipeline,
+    ):
+        deque(pipeline)
+    assert all(len(segmenter.closed_in) == 1 for segmenter in segmenters)
+
+
+def test_newest_frames_only_go_to_a_single_segmenter() -> None:
+    for segmenters in ((), (MeanSegmenter(), MeanSegmenter())):
+        with pytest.raises(ConfigError, match=f"newest frames for {len(segmenters)} segmenters"):
+            Pipeline(frames(1), *segmenters, delivery=Delivery.NEWEST)
 
 
 def test_packets_of_other_streams_pass_in_their_place() -> None:

@@ -10,6 +10,7 @@ from polypstream.contract import METADATA_KEY
 from polypstream.errors import BackendError, ConfigError, ModelError
 from polypstream.realtime import segmenter as choosing
 from polypstream.realtime.backends.checks import checked_probability
+from polypstream.realtime.backends.cores import shares_of_cores
 from polypstream.realtime.backends.onnxruntime import OnnxRuntimeSegmenter
 from polypstream.realtime.frame import Probability, Rgb
 from polypstream.realtime.segmenter import segmenter_from_onnx
@@ -134,3 +135,26 @@ def test_openvino_refuses_a_model_that_is_not_ours(tmp_path: Path, metadata: dic
 def test_a_provider_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="has no CUDAExecutionProvider"):
         segmenter_from_onnx(write_green_finder(tmp_path / "m.onnx"), backend="onnxruntime-cuda")
+
+
+@pytest.mark.parametrize(
+    ("cores", "shares"), [(1, [1]), (2, [1, 1]), (4, [1, 1, 1, 1]), (6, [2, 2, 1, 1]), (16, [4, 4, 4, 4])]
+)
+def test_segmenters_side_by_side_share_the_cores_out(cores: int, shares: list[int]) -> None:
+    assert shares_of_cores(cores) == shares
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_segmenters_side_by_side_give_what_one_alone_gives(tmp_path: Path, backend: str) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="needs the extra [openvino]")
+    path = write_green_finder(tmp_path / "m.onnx")
+    picture = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    with segmenter_from_onnx(path, backend=backend, threads=2) as alone:
+        several = alone.in_parallel()
+        assert len(several) == 2
+        assert all(each.contract == alone.contract for each in several)
+        for each in several:
+            np.testing.assert_allclose(each.segment(picture), alone.segment(picture), atol=1e-6)
+    (single,) = segmenter_from_onnx(path, backend=backend, threads=1).in_parallel()
+    assert single.height == SIZE
