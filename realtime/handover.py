@@ -54,10 +54,14 @@ class Handover(Generic[T]):
             self._items.append(item)
             self._changed.notify_all()
 
-    def get(self) -> T:
-        """Take the oldest item; raises `HandoverClosed` when it is closed and all items are taken."""
+    def get(self, *, timeout_s: float | None = None) -> T:
+        """Take the oldest item; raises `HandoverClosed` when it is closed and all items are taken.
+
+        Raises `TimeoutError` where none comes within `timeout_s`; None waits for ever.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or bool(self._items))
+            if not self._changed.wait_for(lambda: self._closed or bool(self._items), timeout_s):
+                raise TimeoutError(f"nothing was handed over within {timeout_s} s")
             if not self._items:
                 raise HandoverClosed
             item = self._items.popleft()

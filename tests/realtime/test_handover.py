@@ -107,3 +107,14 @@ def test_cancel_throws_away_what_is_waiting() -> None:
 def test_a_capacity_below_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="capacity of at least 1"):
         Handover(capacity=0)
+
+
+def test_waiting_for_an_item_ends_after_the_time_given_and_loses_nothing() -> None:
+    handover: Handover[int] = Handover(capacity=1)
+    with pytest.raises(TimeoutError, match="0.01 s"):
+        handover.get(timeout_s=0.01)
+    handover.put(7)
+    assert handover.get(timeout_s=60) == 7
+    handover.close()
+    with pytest.raises(HandoverClosed):
+        handover.get(timeout_s=60)

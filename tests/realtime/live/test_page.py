@@ -1,0 +1,345 @@
+"""The page's server as it behaves on the wire: who may connect, what is sent, and to whom no more."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+from av.video.reformatter import ColorRange, Colorspace
+
+from polypstream.errors import ConfigError, MissingExtraError, SinkError
+from polypstream.realtime.live.shown import Light, Status
+from polypstream.realtime.live.viewers.access import Access, is_loopback
+from polypstream.realtime.live.viewers.messages import Drawn, FrameMessages, Ping, reply_from_text
+from polypstream.realtime.live.viewers.page import Page, PageConfig
+from polypstream.realtime.live.viewers.watcher import UNDRAWN_MESSAGES
+from polypstream.realtime.live.viewing import Action, Commands, SetThreshold
+from tests.realtime.live.shown_frames import GAUGES, HEIGHT, WIDTH, Showing, scene, shown
+
+aiohttp = pytest.importorskip("aiohttp")
+
+
+@pytest.fixture
+def commands() -> Commands:
+    return Commands()
+
+
+@pytest.fixture
+def page(commands: Commands) -> Iterator[Page]:
+    with Page(PageConfig(port=0), commands) as page:
+        yield page
+
+
+def unpacked(message: bytes) -> tuple[dict[str, Any], bytes]:
+    length = int.from_bytes(message[:4], "big")
+    return json.loads(message[4 : 4 + length]), message[4 + length :]
+
+
+async def frame_headers(session: Any, url: str, count: int) -> list[dict[str, Any]]:
+    """The headers of so many frames, each acknowledged at once."""
+    headers = []
+    async with session.ws_connect(url) as line:
+        async for message in line:
+            if message.type is aiohttp.WSMsgType.BINARY:
+                headers.append(unpacked(message.data)[0])
+                await line.send_json({"kind": "drawn", "video_delay_s": 0.01})
+                if len(headers) == count:
+                    break
+    return headers
+
+
+def watch_url(page: Page) -> str:
+    return page.url.replace("/?", "/watch?") if "?" in page.url else page.url + "watch"
+
+
+async def status_of(url: str, **headers: str) -> int:
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
+        return int(response.status)
+
+
+def test_a_frame_message_holds_the_picture_in_its_own_colours_and_the_markers_beside_it() -> None:
+    rgb, polyps = scene()
+    header, jpeg = unpacked(FrameMessages(max_width=1280, quality=95).of_frame(shown(7), GAUGES))
+    assert (header["index"], header["width"], header["height"], header["light"]) == (7, WIDTH, HEIGHT, "ready")
+    points = np.array(header["markers"][0]["points"]).reshape(-1, 2)
+    assert np.abs(points - polyps[0].contour).max() <= 0.051
+    assert header["gauges"]["marker_delay"] == {"p50_ms": 61.0, "p99_ms": 88.0}
+    decoded = cv2.cvtColor(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    error = decoded[:420].astype(int) - rgb[:420]
+    assert np.abs(error.mean(axis=(0, 1))).max() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "matrix", "colour_range"),
+    [
+        ("yuv420p", Colorspace.ITU709, ColorRange.MPEG),
+        ("yuv420p", Colorspace.ITU601, ColorRange.MPEG),
+        ("yuv420p", Colorspace.ITU709, ColorRange.JPEG),
+        ("yuvj422p", Colorspace.ITU601, ColorRange.JPEG),
+        ("nv12", Colorspace.ITU709, ColorRange.MPEG),
+        ("bgr24", None, None),
+        ("yuv420p10le", Colorspace.ITU709, ColorRange.MPEG),
+    ],
+)
+def test_colours_do_not_shift_whatever_the_source_says_they_are(
+    pixel_format: str, matrix: Colorspace | None, colour_range: ColorRange | None
+) -> None:
+    colour = np.array([200, 90, 60])
+    rgb = np.broadcast_to(colour, (720, 1280, 3)).astype(np.uint8)
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24").reformat(
+        format=pixel_format, src_color_range=ColorRange.JPEG, dst_colorspace=matrix, dst_color_range=colour_range
+    )
+    messages = FrameMessages(max_width=640, quality=95)
+    item = shown(0)
+    frame = type(item.frame)(index=0, picture=picture, time_base=item.frame.time_base)
+    _, jpeg = unpacked(
+        messages.of_frame(type(item)(frame=frame, markers=(), status=item.status, evidence_age_s=None), GAUGES)
+    )
+    decoded = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape == (360, 640, 3)
+    assert np.abs(decoded[180, 320, ::-1].astype(int) - colour).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        ('{"kind": "ping", "sent_ms": 1.5}', Ping(sent_ms=1.5)),
+        ('{"kind": "drawn"}', Drawn(video_delay_s=None, marker_delay_s=None)),
+        ('{"kind": "command", "action": "record_start"}', Action.RECORD_START),
+        ('{"kind": "threshold", "value": 0.35}', SetThreshold(value=0.35)),
+    ],
+)
+def test_replies_are_read(text: str, reply: object) -> None:
+    assert reply_from_text(text) == reply
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        '{"kind": "command", "action": "quit"}',
+        '{"kind": "command", "action": ["snapshot"]}',
+        '{"kind": "threshold", "value": 2}',
+        '{"kind": "threshold", "value": "0.5"}',
+        '{"kind": "drawn", "video_delay_s": NaN}',
+        '{"kind": "ping", "sent_ms": true}',
+        "[" * 4000,
+    ],
+)
+def test_what_the_page_would_not_send_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="reload the page"):
+        reply_from_text(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "origin", "is_welcome"),
+    [
+        ("localhost:8765", None, None, True),
+        ("127.0.0.1:8765", None, "http://127.0.0.1:8765", True),
+        ("[::1]:8765", None, None, True),
+        ("evil.example:8765", None, None, False),
+        ("", None, None, False),
+        ("[", None, None, False),
+        ("localhost:8765", None, "http://evil.example", False),
+        ("localhost:8765", None, "http://localhost:9999", False),
+        ("localhost:8765", None, "null", False),
+    ],
+)
+def test_a_loopback_server_answers_to_loopback_names_and_its_own_page(
+    host: str, token: str | None, origin: str | None, is_welcome: bool
+) -> None:
+    access = Access(token=None, only_loopback=True)
+    assert (access.refusal(host=host, token=token, origin=origin) is None) is is_welcome
+
+
+@pytest.mark.parametrize(("token", "is_welcome"), [("right", True), ("wrong", False), ("", False), (None, False)])
+def test_elsewhere_the_token_decides(token: str | None, is_welcome: bool) -> None:
+    access = Access(token="right", only_loopback=False)
+    assert (access.refusal(host="theatre-3:8765", token=token) is None) is is_welcome
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("", False)],
+)
+def test_loopback_is_known(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_the_token_opens_the_page_and_nothing_else_does(commands: Commands) -> None:
+    with Page(PageConfig(host="0.0.0.0", port=0), commands) as page:
+        token = page.url.partition("token=")[2]
+        local = f"http://127.0.0.1:{page.port}/"
+        assert len(token) == 32
+        for path in ("", "watch"):
+            assert asyncio.run(status_of(f"{local}{path}")) == 403
+            assert asyncio.run(status_of(f"{local}{path}?token={token[:-1]}x")) == 403
+        assert asyncio.run(status_of(f"{local}?token={token}")) == 200
+        assert asyncio.run(status_of(f"{local}app.js")) == 200
+        assert asyncio.run(status_of(f"{local}server.py")) == 404
+
+
+def test_a_loopback_page_needs_no_token_and_refuses_other_names(page: Page) -> None:
+    assert "token" not in page.url
+    assert asyncio.run(status_of(page.url)) == 200
+    assert asyncio.run(status_of(page.url, Host="evil.example")) == 403
+    assert asyncio.run(status_of(watch_url(page), Origin="http://evil.example")) == 403
+
+
+def test_nothing_is_encoded_while_nobody_watches(page: Page) -> None:
+    with Showing(page) as showing:
+        threading.Event().wait(0.5)
+        assert showing.number > 5
+    assert page.encoded == 0
+    assert max(showing.show_s) < 0.05
+    assert sorted(showing.show_s)[len(showing.show_s) // 2] < 0.001
+
+
+def test_a_viewer_gets_newer_and_newer_frames(page: Page) -> None:
+    async def watched() -> list[dict[str, Any]]:
+        async with aiohttp.ClientSession() as session:
+            return await frame_headers(session, watch_url(page), 20)
+
+    with Showing(page):
+        indices = [header["index"] for header in asyncio.run(watched())]
+    assert indices == sorted(set(indices))
+
+
+@pytest.mark.parametrize("claims", [0, 200], ids=["says_nothing", "claims_to_have_drawn"])
+def test_a_viewer_that_never_reads_costs_the_others_nothing_and_no_memory(commands: Commands, claims: int) -> None:
+    async def watched(page: Page) -> tuple[list[dict[str, Any]], int]:
+        async with aiohttp.ClientSession() as session:
+            await frame_headers(session, watch_url(page), 30)
+            before = _resident_bytes()
+            headers = await frame_headers(session, watch_url(page), 90)
+            return headers, _resident_bytes() - before
+
+    scene()
+    page = Page(PageConfig(port=0), commands)
+    with _deaf_viewer(page.port, claims=claims), Showing(page) as showing:
+        headers, grown = asyncio.run(watched(page))
+        (slow,) = page.watchers
+        begun = monotonic()
+        page.close()
+        closing_s = monotonic() - begun
+    if not claims:
+        assert slow.sent == UNDRAWN_MESSAGES
+    assert headers[-1]["index"] - headers[0]["index"] <= 1.25 * len(headers)
+    assert grown < 8 * 2**20
+    assert np.median(showing.show_s) < 0.001
+    assert closing_s < 4
+
+
+def test_a_viewer_that_talks_nonsense_is_shown_the_door_and_the_rest_stay(page: Page) -> None:
+    async def talk() -> int | None:
+        async with aiohttp.ClientSession() as session, session.ws_connect(watch_url(page)) as line:
+            await line.send_str("nonsense")
+            async for _ in line:
+                pass
+            return line.close_code
+
+    with Showing(page):
+        assert asyncio.run(talk()) == aiohttp.WSCloseCode.POLICY_VIOLATION
+        assert asyncio.run(status_of(page.url)) == 200
+
+
+def test_commands_of_a_viewer_arrive(page: Page, commands: Commands) -> None:
+    async def talk() -> None:
+        async with aiohttp.ClientSession() as session, session.ws_connect(watch_url(page)) as line:
+            await line.send_json({"kind": "threshold", "value": 0.3})
+            await line.send_json({"kind": "ping", "sent_ms": 0})
+            async for message in line:
+                if json.loads(message.data)["kind"] == "pong":
+                    return
+
+    asyncio.run(talk())
+    assert commands.waiting() == [SetThreshold(value=0.3)]
+
+
+def test_there_are_only_so_many_viewers(commands: Commands) -> None:
+    async def second(url: str) -> int:
+        async with aiohttp.ClientSession() as session, session.ws_connect(url):
+            return await status_of(url.replace("ws", "http"))
+
+    with Page(PageConfig(port=0, max_viewers=1), commands) as page:
+        assert asyncio.run(second(watch_url(page))) == 503
+
+
+def test_how_things_stand_is_told_without_a_picture(page: Page) -> None:
+    async def told() -> tuple[dict[str, Any], bytes]:
+        async with aiohttp.ClientSession() as session, session.ws_connect(watch_url(page)) as line:
+            await line.receive()  # the greeting
+            page.tell(Status(light=Light.LOST, reason="no signal"))
+            return unpacked((await line.receive()).data)
+
+    assert asyncio.run(told()) == ({"light": "lost", "reason": "no signal"}, b"")
+
+
+def test_closing_takes_leave_of_viewers_and_leaves_no_thread(commands: Commands) -> None:
+    async def watched(page: Page) -> int | None:
+        async with aiohttp.ClientSession() as session, session.ws_connect(watch_url(page)) as line:
+            await line.receive()
+            closing = asyncio.create_task(asyncio.to_thread(page.close))
+            async for _ in line:
+                pass
+            await closing
+            return line.close_code
+
+    page = Page(PageConfig(port=0), commands)
+    assert asyncio.run(watched(page)) == aiohttp.WSCloseCode.GOING_AWAY
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("polypstream-page")]
+    page.show(shown(0), GAUGES)
+    page.close()
+
+
+def test_a_port_in_use_says_how_to_mend_it(page: Page, commands: Commands) -> None:
+    with pytest.raises(SinkError, match="choose another address or port"):
+        Page(PageConfig(port=page.port), commands)
+
+
+@pytest.mark.parametrize("setting", [{"port": 70000}, {"quality": 0}, {"max_width": 1}, {"token": "short"}])
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="the page's"):
+        PageConfig(**setting)
+
+
+def test_without_aiohttp_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, commands: Commands) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(MissingExtraError, match=r"polypstream\[serve\]"):
+        Page(PageConfig(port=0), commands)
+
+
+@contextmanager
+def _deaf_viewer(port: int, *, claims: int) -> Iterator[None]:
+    """A viewer that reads nothing after the handshake; it may claim to have drawn so many frames all the same."""
+    request = (
+        f"GET /watch HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    text = b'{"kind": "drawn"}'
+    drawn = bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text  # masked with zeros
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", port))
+        line.sendall(request.encode())
+        assert line.recv(64).startswith(b"HTTP/1.1 101")
+        line.sendall(drawn * claims)
+        yield
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

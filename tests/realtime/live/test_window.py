@@ -1,0 +1,167 @@
+"""The window without a screen: what it would show, and what its keys would do."""
+
+import threading
+from collections.abc import Iterator
+from time import monotonic
+
+import cv2
+import numpy as np
+import pytest
+
+from polypstream.errors import ConfigError
+from polypstream.realtime.live.gauges import Delay
+from polypstream.realtime.live.shown import Light, Status
+from polypstream.realtime.live.viewers import window as window_module
+from polypstream.realtime.live.viewers.window import Window, WindowConfig
+from polypstream.realtime.live.viewers.window_picture import Arrangement, Bgr, Readings, WindowPicture
+from polypstream.realtime.live.viewing import Action, Commands
+from polypstream.realtime.overlay import MarkerStyle
+from polypstream.synthetic.counter import counter_from_rgb
+from tests.realtime.live.shown_frames import GAUGES, HEIGHT, READY, WIDTH, Showing, scene, shown
+
+READINGS = Readings(status=READY, gauges=GAUGES, video_delay=Delay(p50_ms=9.0, p99_ms=12.0))
+PLAIN = Arrangement(overlay=False)
+
+
+class Screen:
+    """Stands in for OpenCV's windows: keeps what is shown, and presses keys."""
+
+    def __init__(self) -> None:
+        self.shown: list[Bgr] = []
+        self.keys: list[str] = []
+        self.is_open = False
+
+    def open(self, *_: object) -> None:
+        self.is_open = True
+
+    def close(self) -> None:
+        self.is_open = False
+
+    def show(self, _: str, contents: Bgr) -> None:
+        self.shown.append(contents)
+
+    def key(self) -> int:
+        return ord(self.keys.pop(0)) if self.keys else -1
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
+    screen = Screen()
+    monkeypatch.setattr(window_module, "_check_screen", lambda: None)
+    monkeypatch.setattr(cv2, "namedWindow", screen.open)
+    monkeypatch.setattr(cv2, "resizeWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "destroyAllWindows", screen.close)
+    monkeypatch.setattr(cv2, "imshow", screen.show)
+    monkeypatch.setattr(cv2, "pollKey", screen.key)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: float(screen.is_open))
+    yield screen
+    assert not screen.is_open
+
+
+def test_the_picture_keeps_every_pixel_that_no_marker_covers() -> None:
+    face = WindowPicture(width=WIDTH, style=MarkerStyle())
+    item = shown(5)
+    plain, marked = (face.of_frame(item, READINGS, Arrangement(overlay=overlay)) for overlay in (False, True))
+    line = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for polyp in scene()[1]:
+        cv2.polylines(line, [polyp.contour.round().astype(np.int32)], True, 1, 9)
+    differs = (plain[:HEIGHT] != marked[:HEIGHT]).any(axis=2)
+    assert differs.any()
+    assert not differs[line == 0].any()
+    assert np.abs(plain[:432, :, ::-1].astype(int) - scene()[0][:432]).mean() < 2
+    assert counter_from_rgb(plain[:HEIGHT, :, ::-1]) == 5
+
+
+def test_the_shown_frame_itself_stays_untouched() -> None:
+    item = shown(5)
+    before = item.frame.picture.to_ndarray().copy()
+    WindowPicture(width=WIDTH, style=MarkerStyle()).of_frame(item, READINGS, Arrangement())
+    assert (item.frame.picture.to_ndarray() == before).all()
+
+
+def test_side_by_side_has_the_untouched_picture_on_the_left() -> None:
+    face = WindowPicture(width=1280, style=MarkerStyle())
+    both = face.of_frame(shown(0), READINGS, Arrangement(side_by_side=True))
+    plain = face.of_frame(shown(0), READINGS, Arrangement(side_by_side=True, overlay=False))
+    assert (both[:HEIGHT, :640] == plain[:HEIGHT, :640]).all()
+    assert (plain[:HEIGHT, :640] == plain[:HEIGHT, 640:]).all()
+    assert (both[:HEIGHT, 640:] != plain[:HEIGHT, 640:]).any()
+
+
+@pytest.mark.parametrize(
+    ("light", "bgr"), [(Light.READY, (143, 229, 52)), (Light.UNCERTAIN, (56, 185, 255)), (Light.LOST, (82, 90, 255))]
+)
+def test_the_light_is_below_the_picture(light: Light, bgr: tuple[int, int, int]) -> None:
+    face = WindowPicture(width=1280, style=MarkerStyle())
+    readings = Readings(status=Status(light=light, reason="why"), gauges=None, video_delay=None)
+    bar = face.of_frame(shown(0), readings, PLAIN)[-115:]
+    assert bar.shape == (115, 1280, 3)
+    assert (bar[46, 34] == bgr).all()
+
+
+def test_without_a_frame_the_last_one_is_dark_and_has_no_marker() -> None:
+    face = WindowPicture(width=WIDTH, style=MarkerStyle())
+    lost = Readings(status=Status(light=Light.LOST, reason="no signal"), gauges=GAUGES, video_delay=None)
+    assert face.without_frame(lost).shape[1] == WIDTH
+    face.of_frame(shown(0), READINGS, PLAIN)
+    unmarked = face.without_frame(lost)
+    face.of_frame(shown(0), READINGS, Arrangement())
+    assert (face.without_frame(lost) == unmarked).all()
+    assert unmarked[:150].max() < 80
+
+
+def test_the_window_shows_frames_and_turns_keys_into_commands(screen: Screen) -> None:
+    commands = Commands()
+    window = Window(WindowConfig(width=WIDTH), commands)
+    screen.keys[:] = "os+-pnrxq"
+    with Showing(window) as showing:
+        threading.Timer(1.0, window.close).start()
+        window.run()
+        assert showing.number > 10
+        assert sorted(showing.show_s)[len(showing.show_s) // 2] < 0.001
+    assert len(screen.shown) > 10
+    assert window.video_delay.delay() is not None
+    assert commands.waiting() == [
+        Action.OVERLAY_OFF,
+        Action.SIDE_BY_SIDE_ON,
+        Action.THRESHOLD_UP,
+        Action.THRESHOLD_DOWN,
+        Action.OPERATING_POINT_NEXT,
+        Action.SNAPSHOT,
+        Action.RECORD_START,
+        Action.QUIT,
+    ]
+
+
+def test_frames_that_stop_are_lost_within_a_second(screen: Screen) -> None:
+    window = Window(WindowConfig(width=WIDTH, lost_after_s=0.3), Commands())
+    window.show(shown(0), GAUGES)
+    threading.Timer(0.6, window.close).start()
+    window.run()
+    assert len(screen.shown) >= 2
+    assert (screen.shown[-1][-30:] != screen.shown[0][-30:]).any()
+    assert screen.shown[-1][:150].max() < 80
+
+
+def test_closing_the_window_asks_to_quit(screen: Screen) -> None:
+    commands = Commands()
+    window = Window(WindowConfig(width=WIDTH), commands)
+    window.show(shown(0), GAUGES)
+    threading.Timer(0.3, screen.close).start()
+    begun = monotonic()
+    window.run()
+    assert monotonic() - begun < 5
+    assert commands.waiting() == [Action.QUIT]
+
+
+def test_without_a_screen_the_alternatives_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(ConfigError, match="--serve"):
+        Window(WindowConfig(), Commands())
+
+
+@pytest.mark.parametrize("setting", [{"width": 10}, {"lost_after_s": 0.0}])
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="the window's"):
+        WindowConfig(**setting)  # type: ignore[arg-type]
