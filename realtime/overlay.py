@@ -71,8 +71,19 @@ def draw_markers(picture: av.VideoFrame, polyps: Sequence[Polyp], style: MarkerS
 
     Raises `ConfigError` for packed and hardware pixel formats and for contours that are not finite.
     """
-    planes = planes_of(picture)
     line, casing = colour_on(picture, style.rgb), colour_on(picture, CASING_RGB)
+    draw_on_planes(planes_of(picture), polyps, style, line=line, casing=casing)
+
+
+def draw_on_planes(
+    planes: Sequence[Plane],
+    polyps: Sequence[Polyp],
+    style: MarkerStyle,
+    *,
+    line: Sequence[float],
+    casing: Sequence[float],
+) -> None:
+    """The same for planes from anywhere, the first of which has a sample for each pixel, with the colours on each."""
     for polyp in polyps:
         inks = _inks_on_planes(polyp.contour, style, planes)
         for plane, ink, line_value, casing_value in zip(planes, inks, line, casing, strict=True):

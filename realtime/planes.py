@@ -105,19 +105,29 @@ def colour_on(picture: av.VideoFrame, rgb: tuple[int, int, int]) -> list[float]:
     below, the limited range, and the full range for grey and `yuvj` formats; so do we.
     """
     bits = picture.format.components[0].bits
-    red, green, blue = (value / 255 for value in rgb)
     if picture.format.is_rgb:
-        return [value * (2**bits - 1) for value in (red, green, blue)]
-    of_red, of_blue = _LUMA_SHARES.get(int(picture.colorspace), _BT709 if picture.height >= 720 else _BT601)
+        return [value / 255 * (2**bits - 1) for value in rgb]
+    values = ycbcr_of(
+        rgb,
+        bits=bits,
+        colorspace=int(picture.colorspace),
+        height=picture.height,
+        is_full_range=_is_full_range(picture),
+    )
+    return values[: len(picture.format.components)]
+
+
+def ycbcr_of(rgb: tuple[int, int, int], *, bits: int, colorspace: int, height: int, is_full_range: bool) -> list[float]:
+    """Y', Cb, Cr of an R'G'B' colour (0 to 255), not rounded; an unknown `colorspace` is guessed from the height."""
+    red, green, blue = (value / 255 for value in rgb)
+    of_red, of_blue = _LUMA_SHARES.get(colorspace, _BT709 if height >= 720 else _BT601)
     luma = of_red * red + (1 - of_red - of_blue) * green + of_blue * blue
     chroma = ((blue - luma) / (2 * (1 - of_blue)), (red - luma) / (2 * (1 - of_red)))
     unit = 2.0 ** (bits - 8)
-    if _is_full_range(picture):
+    if is_full_range:
         top = 2**bits - 1
-        values = [luma * top, *(min(128 * unit + c * top, top) for c in chroma)]
-    else:
-        values = [(16 + 219 * luma) * unit, *((128 + 224 * c) * unit for c in chroma)]
-    return values[: len(picture.format.components)]
+        return [luma * top, *(min(128 * unit + c * top, top) for c in chroma)]
+    return [(16 + 219 * luma) * unit, *((128 + 224 * c) * unit for c in chroma)]
 
 
 def _is_full_range(picture: av.VideoFrame) -> bool:

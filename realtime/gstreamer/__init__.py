@@ -1,0 +1,1 @@
+"""The GStreamer element `polypoverlay`: the same network, alarm logic and markers, inside anybody's pipeline."""

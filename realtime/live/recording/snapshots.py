@@ -1,0 +1,125 @@
+"""Snapshots: the untouched frame, the same with its markers, and what was known of it, side by side on disk."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from time import monotonic, time
+from types import TracebackType
+from typing import Self
+
+import av
+import cv2
+from av.video.reformatter import Interpolation
+
+from polypstream.errors import SinkError
+from polypstream.realtime.live.drawing import drawable, marked
+from polypstream.realtime.live.events import Event, EventKind
+from polypstream.realtime.live.recording.background import Background
+from polypstream.realtime.live.recording.failure import OnStopped, saving_error
+from polypstream.realtime.live.shown import LiveFrame
+from polypstream.realtime.overlay import MarkerStyle
+from polypstream.realtime.preprocess import matrix_of
+from polypstream.realtime.records import record_of
+
+_WAITING = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The files of one snapshot."""
+
+    untouched: Path
+    marked: Path
+    record: Path
+
+
+class Snapshots:
+    """Writes snapshots into a folder, in a thread of its own. A context manager.
+
+    `on_saved` is told of each, as an event for the log. Nothing raises in the caller's thread: `on_failed` is told
+    why a snapshot could not be kept, and the next one is tried again. At most four wait.
+    """
+
+    def __init__(
+        self, folder: Path, style: MarkerStyle, *, on_saved: Callable[[Snapshot, Event], None], on_failed: OnStopped
+    ) -> None:
+        self._folder, self._style = folder, style
+        self._on_saved, self._on_failed = on_saved, on_failed
+        self._background: Background[LiveFrame] = Background(
+            "snapshots", self._write, capacity=_WAITING, on_stopped=on_failed
+        )
+
+    def take(self, item: LiveFrame) -> None:
+        """Keep this frame."""
+        self._background.give(item)
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._background.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, items: Iterator[LiveFrame]) -> None:
+        for item in items:
+            try:
+                snapshot = self._saved(item)
+            except SinkError as error:
+                self._on_failed(str(error))
+                continue
+            frame, files = item.frame, {"untouched": snapshot.untouched.name, "marked": snapshot.marked.name}
+            event = Event(kind=EventKind.SNAPSHOT, at=frame.captured_at, pts_s=frame.pts_s, details=files)
+            self._on_saved(snapshot, event)
+
+    def _saved(self, item: LiveFrame) -> Snapshot:
+        picture = item.frame.picture
+        stem = self._stem(item.frame.captured_at)
+        snapshot = Snapshot(
+            untouched=self._folder / f"{stem}.png",
+            marked=self._folder / f"{stem}_marked.png",
+            record=self._folder / f"{stem}.json",
+        )
+        record = record_of(item.frame, [marker.polyp for marker in item.markers]) | {
+            "identities": [marker.identity for marker in item.markers],
+            "light": item.status.light.value,
+            "reason": item.status.reason,
+        }
+        _save(snapshot.untouched, _png(picture))
+        _save(snapshot.marked, _png(marked(drawable(picture), item.markers, self._style)))
+        _save(snapshot.record, json.dumps(record, indent=1).encode())
+        return snapshot
+
+    def _stem(self, captured_at: float) -> str:
+        moment = datetime.fromtimestamp(time() - (monotonic() - captured_at))
+        return moment.strftime("snapshot_%Y-%m-%d_%H-%M-%S-%f")[:-3]
+
+
+def _png(picture: av.VideoFrame) -> bytes:
+    """A picture as it is displayed, encoded without loss."""
+    bgr = picture.reformat(
+        format="bgr24",
+        src_colorspace=matrix_of(picture),
+        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
+    )
+    return cv2.imencode(".png", bgr.to_ndarray(), [cv2.IMWRITE_PNG_COMPRESSION, 2])[1].tobytes()
+
+
+def _save(path: Path, content: bytes) -> None:
+    """A whole file or none."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise saving_error(path, error) from error

@@ -1,0 +1,192 @@
+"""Events are on the disk when they have happened, snapshots hold what was seen, and both outlive a full disk."""
+
+import json
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from time import monotonic, sleep
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from polypstream.realtime.frame import Frame
+from polypstream.realtime.live.events import PATIENCE_S, Event, EventKind, Sightings
+from polypstream.realtime.live.recording.event_log import EventLog
+from polypstream.realtime.live.recording.snapshots import Snapshot, Snapshots
+from polypstream.realtime.live.shown import Marker
+from polypstream.realtime.overlay import MarkerStyle, marker_coverage
+from tests.clips import plane_bytes
+from tests.live_frames import live_frame, marker, round_polyp
+
+
+def records(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_an_event_has_its_time_by_the_wall_and_by_the_session(tmp_path: Path) -> None:
+    path = tmp_path / "session" / "events.jsonl"
+    with EventLog(path, on_stopped=pytest.fail) as log:
+        log.add(Event(kind=EventKind.SESSION_STARTED, details={"source": "clip"}))
+        log.add(Event(kind=EventKind.LINE_LOST, at=monotonic() - 2, pts_s=1.5, details={"reason": "no frame"}))
+    started, lost = records(path)
+    assert started["event"] == "session_started"
+    assert started["source"] == "clip"
+    assert "pts_s" not in started
+    assert lost["pts_s"] == 1.5
+    assert lost["session_s"] == pytest.approx(-2, abs=0.1)
+    moments = [datetime.fromisoformat(str(record["time"])) for record in (started, lost)]
+    assert (moments[0] - moments[1]).total_seconds() == pytest.approx(2, abs=0.1)
+    assert abs((datetime.now(UTC) - moments[0]).total_seconds()) < 5
+
+
+def test_a_log_is_continued_not_overwritten(tmp_path: Path) -> None:
+    for _ in range(2):
+        with EventLog(tmp_path / "events.jsonl", on_stopped=pytest.fail) as log:
+            log.add(Event(kind=EventKind.SESSION_STARTED))
+    assert len(records(tmp_path / "events.jsonl")) == 2
+
+
+def test_a_killed_program_leaves_every_event(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from time import sleep
+from polypstream.realtime.live.events import Event, EventKind
+from polypstream.realtime.live.recording.event_log import EventLog
+log = EventLog(Path(sys.argv[1]), on_stopped=print)
+for number in range(20):
+    log.add(Event(kind=EventKind.SNAPSHOT, details={"number": number}))
+sleep(1)
+print("there", flush=True)
+sleep(60)
+"""
+    path = tmp_path / "events.jsonl"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "there\n"
+        program.send_signal(signal.SIGKILL)
+    assert [record["number"] for record in records(path)] == list(range(20))
+
+
+def test_a_full_disk_ends_the_log_with_one_line(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from polypstream.realtime.live.events import Event, EventKind
+from polypstream.realtime.live.recording.event_log import EventLog
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+with EventLog(Path(sys.argv[1]), on_stopped=print) as log:
+    for number in range(100):
+        log.add(Event(kind=EventKind.SNAPSHOT, details={"number": number}))
+"""
+    path = tmp_path / "events.jsonl"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"recording to {path} has stopped (File too large)")
+    assert [record["number"] for record in records(path)] == list(range(len(records(path))))
+    assert len(records(path)) > 5
+
+
+def test_a_log_on_a_device_that_is_full_raises_nothing() -> None:
+    told: list[str] = []
+    with EventLog(Path("/dev/full"), on_stopped=told.append) as log:
+        for _ in range(3):
+            log.add(Event(kind=EventKind.SNAPSHOT))
+    assert len(told) == 1
+    assert "the disk is full" in told[0]
+
+
+def frame(at: float) -> Frame:
+    picture = av.VideoFrame(16, 16, "gray")
+    picture.pts = round(at * 25)
+    return Frame(index=0, picture=picture, time_base=Fraction(1, 25), captured_at=at)
+
+
+def test_comings_and_goings_are_told_once_each() -> None:
+    sightings = Sightings()
+    moved = Marker(identity=1, polyp=round_polyp(x=40), opacity=0.5)
+    assert sightings.look(frame(0), []) == []
+    (appeared,) = sightings.look(frame(1), [marker()])
+    assert (appeared.kind, appeared.at, appeared.pts_s) == (EventKind.POLYP_APPEARED, 1, 1)
+    assert appeared.details["identity"] == 1
+    assert appeared.details["box"] == pytest.approx([20, 12, 24, 24], abs=0.1)
+    assert sightings.look(frame(2), [moved]) == []
+    assert sightings.look(frame(2 + PATIENCE_S / 2), []) == []
+    assert [e.details["identity"] for e in sightings.look(frame(2.9), [moved, marker(identity=2)])] == [2]
+    gone = sightings.look(frame(2.9 + PATIENCE_S), [])
+    assert [event.kind for event in gone] == [EventKind.POLYP_VANISHED] * 2
+    assert [event.at for event in gone] == [2.9, 2.9]
+    assert [event.details["duration_s"] for event in gone] == pytest.approx([1.9, 0])
+    assert gone[0].details["box"] == pytest.approx([28, 12, 24, 24], abs=0.1)
+    assert sightings.end() == []
+
+
+def test_what_is_still_seen_at_the_end_vanishes_with_it() -> None:
+    sightings = Sightings()
+    sightings.look(frame(1), [marker()])
+    sightings.look(frame(3), [marker()])
+    (vanished,) = sightings.end()
+    assert vanished.details["duration_s"] == 2
+    assert sightings.end() == []
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "nv12", "bgr24", "yuyv422"])
+def test_a_snapshot_holds_the_frame_with_and_without_markers(tmp_path: Path, pixel_format: str) -> None:
+    saved: list[tuple[Snapshot, Event]] = []
+    item = live_frame(3, markers=(marker(identity=5),), pixel_format=pixel_format)
+    before = plane_bytes(item.frame.picture)
+    with Snapshots(
+        tmp_path / "new",
+        MarkerStyle(),
+        on_saved=lambda snapshot, event: saved.append((snapshot, event)),
+        on_failed=pytest.fail,
+    ) as snapshots:
+        snapshots.take(item)
+    assert plane_bytes(item.frame.picture) == before
+    ((snapshot, event),) = saved
+    plain, marked = (cv2.imread(str(path)) for path in (snapshot.untouched, snapshot.marked))
+    assert plain is not None
+    assert marked is not None
+    assert plain.shape == marked.shape == (48, 64, 3)
+    if pixel_format == "bgr24":
+        np.testing.assert_array_equal(plain, item.frame.picture.to_ndarray())
+    if pixel_format in {"yuv420p", "bgr24"}:
+        still = av.VideoFrame(64, 48, "yuv444p" if pixel_format == "bgr24" else "yuv420p")
+        coverage = [
+            np.kron(c, np.ones((48 // len(c),) * 2)) for c in marker_coverage(still, [round_polyp()], MarkerStyle())
+        ]
+        covered = cv2.dilate((np.max(coverage, axis=0) > 0).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        differs = (plain != marked).any(axis=2)
+        assert differs.sum() > 50
+        assert not differs[~covered].any()
+    record = json.loads(snapshot.record.read_text())
+    assert record["identities"] == [5]
+    assert record["light"] == "ready"
+    assert record["index"] == 3
+    assert event.kind is EventKind.SNAPSHOT
+    assert event.details["untouched"] == snapshot.untouched.name
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(
+        path.name for path in (snapshot.untouched, snapshot.marked, snapshot.record)
+    )
+
+
+def test_a_snapshot_that_fails_is_told_and_the_next_is_tried(tmp_path: Path) -> None:
+    told: list[str] = []
+    saved: list[Snapshot] = []
+    folder = tmp_path / "pictures"
+    folder.write_text("a file")
+    with Snapshots(folder, MarkerStyle(), on_saved=lambda s, _: saved.append(s), on_failed=told.append) as snapshots:
+        snapshots.take(live_frame(0))
+        while not told:
+            sleep(0.01)
+        folder.unlink()
+        snapshots.take(live_frame(1))
+    assert len(told) == 1
+    assert "could not be saved (File exists); there is a file where the folder should be" in told[0]
+    assert len(saved) == 1
