@@ -63,3 +63,12 @@ def write_report(name: str, results: dict[str, object], *, folder: Path = RESULT
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def write_table(report: Path, table: str) -> Path:
+    """Write Markdown beside a report, under a line that says what it was measured on; returns the file's path."""
+    told = json.loads(report.read_text(encoding="utf-8"))
+    machine, path = told["machine"], report.with_suffix(".md")
+    origin = f"`python -m benchmarks.{told['benchmark']}`, commit {told['commit']}, {machine['processor']}"
+    path.write_text(f"{origin}, {machine['cores']} cores.\n\n{table}\n", encoding="utf-8")
+    return path

@@ -9,7 +9,8 @@ import polypstream
 
 TRAINING = ("tensorflow", "keras", "torch", "jax", "tf2onnx", "onnx", "onnxslim")
 RUNTIMES = ("openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda")
-OPTIONAL = TRAINING + RUNTIMES
+LIVE = ("aiohttp", "prometheus_client", "pyvirtualcam", "gi")
+OPTIONAL = TRAINING + RUNTIMES + LIVE
 ROOT = Path(__file__).parents[1]
 
 

@@ -51,6 +51,29 @@ class Augmentation:
                 raise ConfigError(f"augmentation {name} is {value}; it must be a number that is not negative")
 
 
+PRESETS = {
+    "light": Augmentation(
+        rotation_deg=20,
+        scale=0.25,
+        aspect=0.08,
+        shift=0.08,
+        brightness=0.15,
+        contrast=0.15,
+        saturation=0.15,
+        hue_deg=5,
+        white_balance=0.05,
+        gamma=0.12,
+        blur=0.04,
+        noise=0.04,
+        glare=0.05,
+        compression=0.05,
+        border=0.2,
+    ),
+    "strong": Augmentation(),
+}
+"""By the name that `polypstream train --augmentation` takes."""
+
+
 def augmented(rgb: Image, mask: Image, settings: Augmentation, rng: np.random.Generator) -> tuple[Image, Image]:
     """A changed copy of the pair; the same generator state gives the same result."""
     rgb, mask = _moved(rgb, mask, settings, rng)

@@ -6,6 +6,8 @@ the line that made it. Only `keras` is used: the same code runs on TensorFlow, J
 Source: Jha et al., "ResUNet++: An Advanced Architecture for Medical Image Segmentation", IEEE ISM 2019.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import KerasTensor, layers, ops
 
@@ -43,20 +45,28 @@ def projection(x: KerasTensor, filters: int, name: str, *, stride: int = 1) -> K
     return layers.BatchNormalization(name=f"{name}_bn")(x)
 
 
-def stem(x: KerasTensor, filters: int, name: str) -> KerasTensor:
-    """The first residual block, at stride 1; unlike the others it does not normalise its input."""
+def residual_stem(x: KerasTensor, filters: int, name: str) -> KerasTensor:
+    """The first residual unit, at stride 1; unlike the others it does not normalise its input."""
     y = conv3x3(x, filters, f"{name}_conv1")
     y = conv3x3(norm_relu(y, f"{name}_norm"), filters, f"{name}_conv2")
-    y = layers.Add(name=f"{name}_add")([y, projection(x, filters, f"{name}_shortcut")])
-    return squeeze_excite(y, name)
+    return layers.Add(name=f"{name}_add")([y, projection(x, filters, f"{name}_shortcut")])
+
+
+def residual_unit(x: KerasTensor, filters: int, name: str, *, stride: int = 1) -> KerasTensor:
+    """Two pre-activated 3×3 convolutions and a shortcut, which is always projected; ends in the layer `name`_add."""
+    y = conv3x3(norm_relu(x, f"{name}_norm1"), filters, f"{name}_conv1", stride=stride)
+    y = conv3x3(norm_relu(y, f"{name}_norm2"), filters, f"{name}_conv2")
+    return layers.Add(name=f"{name}_add")([y, projection(x, filters, f"{name}_shortcut", stride=stride)])
+
+
+def stem(x: KerasTensor, filters: int, name: str) -> KerasTensor:
+    """The first residual unit, then squeeze-and-excitation."""
+    return squeeze_excite(residual_stem(x, filters, name), name)
 
 
 def residual_block(x: KerasTensor, filters: int, name: str, *, stride: int = 1) -> KerasTensor:
-    """A pre-activated residual block; the shortcut is always projected, and squeeze-and-excitation follows the sum."""
-    y = conv3x3(norm_relu(x, f"{name}_norm1"), filters, f"{name}_conv1", stride=stride)
-    y = conv3x3(norm_relu(y, f"{name}_norm2"), filters, f"{name}_conv2")
-    y = layers.Add(name=f"{name}_add")([y, projection(x, filters, f"{name}_shortcut", stride=stride)])
-    return squeeze_excite(y, name)
+    """A residual unit, then squeeze-and-excitation."""
+    return squeeze_excite(residual_unit(x, filters, name, stride=stride), name)
 
 
 def aspp(x: KerasTensor, filters: int, name: str) -> KerasTensor:
@@ -89,6 +99,21 @@ def probability_head(x: KerasTensor, name: str) -> KerasTensor:
     return layers.Activation("sigmoid", dtype="float32", name=name)(x)
 
 
-def image_input(height: int | None, width: int | None) -> KerasTensor:
+def upsampled_with_skip(x: KerasTensor, skip: KerasTensor, name: str) -> KerasTensor:
+    """Nearest 2× upsampling, then concatenation with the skip connection."""
+    x = layers.UpSampling2D(2, interpolation="nearest", name=f"{name}_up")(x)
+    return layers.Concatenate(name=f"{name}_concat")([x, skip])
+
+
+def image_input(height: int | None, width: int | None, *, multiple: int) -> KerasTensor:
     """The network's input: float32 RGB in [0, 1], (batch, height, width, 3); None leaves a dimension open."""
+    for side in (height, width):
+        if side is not None and side % multiple:
+            raise ValueError(f"the input is {height}x{width}; both sides must be multiples of {multiple}")
     return keras.Input((height, width, 3), name="image")
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raise `ValueError` unless there are five: four encoder stages and the bridge."""
+    if len(widths) != 5:
+        raise ValueError(f"widths holds {len(widths)} numbers; give five, four encoder stages and the bridge")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from polypstream.errors import ConfigError
 from polypstream.train.augment import Augmentation
+from polypstream.train.networks import NETWORKS
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -12,6 +13,8 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 class TrainConfig:
     """Checked on construction: raises `ConfigError`."""
 
+    model: str = "resunetpp"
+    """A name among `NETWORKS`."""
     height: int = 352
     width: int = 352
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
@@ -29,8 +32,13 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < 8 or self.height % 8 or self.width % 8:
-            raise ConfigError(f"the size is {self.width}x{self.height}; both sides must be multiples of 8")
+        if self.model not in NETWORKS:
+            raise ConfigError(f"the model is {self.model!r}; choose from {', '.join(NETWORKS)}")
+        multiple = NETWORKS[self.model].multiple
+        if min(self.height, self.width) < multiple or self.height % multiple or self.width % multiple:
+            raise ConfigError(
+                f"the size is {self.width}x{self.height}; {self.model} takes sides that are multiples of {multiple}"
+            )
         if len(self.widths) != 5 or min(self.widths) < 8:
             raise ConfigError(f"the widths are {self.widths}; give five numbers of at least 8")
         if min(self.epochs, self.batch_size) < 1:

@@ -50,43 +50,56 @@ class Samples:
 
 
 def pairs_from_folders(folders: Sequence[Path]) -> list[Pair]:
-    """Every pair of several data sets, in the order given; what is wrong in any of them is in one `DatasetError`."""
+    """Every pair of several data sets, in the order given, each set sorted by name.
+
+    Raises one `DatasetError` for all that is wrong with any of them: no known layout, images without a mask, masks
+    without an image, names that two files share. The pairs there are have then been read too, and those that cannot be
+    used are in the same list.
+    """
     names = [folder.resolve().name.lower() for folder in folders]
     problems = [f"two data folders are called '{name}'" for name in sorted(set(names)) if names.count(name) > 1]
     pairs: list[Pair] = []
     for folder in folders:
-        try:
-            pairs += pairs_from_folder(folder)
-        except DatasetError as error:
-            problems.append(str(error))
+        found, faults = _paired(folder)
+        pairs += found
+        problems += faults
     if problems:
-        raise DatasetError("; ".join(problems))
+        raise DatasetError("; ".join([*problems, *filter(None, map(_fault, pairs))]))
     return pairs
 
 
 def pairs_from_folder(folder: Path) -> list[Pair]:
-    """Every pair of one data set's folder, sorted by name.
+    """Every pair of one data set's folder, sorted by name; raises as `pairs_from_folders` does."""
+    return pairs_from_folders([folder])
 
-    Raises `DatasetError` when the folder has no known layout, or listing every image without a mask, every mask
-    without an image, and every name that two files share.
-    """
+
+def _paired(folder: Path) -> tuple[list[Pair], list[str]]:
+    """The pairs in a data set's folder, and what is wrong with the rest of it."""
     for image_folder, mask_folder in LAYOUTS:
         if (folder / image_folder).is_dir() and (folder / mask_folder).is_dir():
             images, masks = _by_stem(folder / image_folder), _by_stem(folder / mask_folder)
             break
     else:
         wanted = " or ".join(f"'{a}/' and '{b}/'" for a, b in LAYOUTS)
-        raise DatasetError(f"{folder} is not a data set: it should hold {wanted}")
-    problems = [f"no mask for {images[stem][0].name}" for stem in sorted(images.keys() - masks.keys())]
-    problems += [f"no image for mask {masks[stem][0].name}" for stem in sorted(masks.keys() - images.keys())]
+        return [], [f"{folder} is not a data set: it should hold {wanted}"]
+    if not images and not masks:
+        return [], [f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})"]
+    faults = [f"no mask for {images[stem][0].name}" for stem in sorted(images.keys() - masks.keys())]
+    faults += [f"no image for mask {masks[stem][0].name}" for stem in sorted(masks.keys() - images.keys())]
     for files in (*images.values(), *masks.values()):
         if len(files) > 1:
-            problems.append(f"{' and '.join(file.name for file in files)} in {files[0].parent.name}/ share one name")
-    if problems:
-        raise DatasetError(f"{folder}: {'; '.join(problems)}")
-    if not images:
-        raise DatasetError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return [Pair(dataset=folder.resolve().name, image=images[s][0], mask=masks[s][0]) for s in sorted(images)]
+            faults.append(f"{' and '.join(file.name for file in files)} in {files[0].parent.name}/ share one name")
+    stems = sorted(images.keys() & masks.keys())
+    pairs = [Pair(dataset=folder.resolve().name, image=images[stem][0], mask=masks[stem][0]) for stem in stems]
+    return pairs, [f"{folder}: {'; '.join(faults)}"] if faults else []
+
+
+def _fault(pair: Pair) -> str | None:
+    try:
+        read_pair(pair)
+    except DatasetError as error:
+        return str(error)
+    return None
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:

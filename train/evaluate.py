@@ -4,20 +4,19 @@ Whatever size the network works at, everything here is measured in source pixels
 bilinearly to the mask's size and only then held against the threshold. Needs neither TensorFlow nor Keras.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from polypstream.errors import ConfigError, DatasetError, SourceError
+from polypstream.errors import ConfigError, DatasetError
 from polypstream.metrics import Interval, Overlap, mean_with_interval
-from polypstream.train.data import Pair, read_mask, read_pair
+from polypstream.train.clip import Rgb, labelled_frames, mask_files
+from polypstream.train.data import Pair, read_pair
 
-Rgb = NDArray[np.uint8]
 Probability = NDArray[np.float32]
 Predict = Callable[[Rgb], Probability]
 """From uint8 RGB (H, W, 3) of any size to float32 probability of polyp (h, w), at that size or any other."""
@@ -139,27 +138,14 @@ def evaluate_pairs(
 def evaluate_video(
     predict: Predict, clip: Path, masks: Path, threshold: float, *, advance: Advance | None = None
 ) -> VideoEvaluation:
-    """Score every frame of a clip against `masks/NNNNN.png`, the number being the frame's, counted from 0.
-
-    Raises `SourceError` where the clip cannot be read and `DatasetError` listing every frame without a mask, mask
-    without a frame, unreadable mask and mask of another size than its frame.
-    """
+    """Score every frame of a clip against its mask; which that is, and what is raised: see `labelled_frames`."""
     _check_threshold(threshold)
-    files = _mask_files(masks)
-    scores, problems, index = [], [], -1
-    for index, rgb in enumerate(_frames(clip)):
-        try:
-            truth = _frame_mask(files, index, rgb)
-        except DatasetError as error:
-            problems.append(str(error))
-            continue
-        if not problems:
-            scores.append(_frame_score(index, truth, mask_at(truth.shape, predict(rgb), threshold)))
+    count = len(mask_files(masks))
+    scores = []
+    for index, (rgb, truth) in enumerate(labelled_frames(clip, masks)):
+        scores.append(_frame_score(index, truth, mask_at(truth.shape, predict(rgb), threshold)))
         if advance is not None:
-            advance(index + 1, len(files))
-    problems += [f"{files[extra]} belongs to no frame" for extra in sorted(files) if extra > index]
-    if problems:
-        raise DatasetError(f"{clip} has {index + 1} frames, {masks} {len(files)} masks: {'; '.join(problems)}")
+            advance(index + 1, count)
     return VideoEvaluation(threshold=threshold, frames=tuple(scores))
 
 
@@ -199,38 +185,6 @@ def _dataset_score(name: str, scores: Sequence[ImageScore]) -> DatasetScore:
         precision=mean_with_interval([score.precision for score in scores]),
         recall=mean_with_interval([score.recall for score in scores]),
     )
-
-
-def _mask_files(folder: Path) -> dict[int, Path]:
-    if not folder.is_dir():
-        raise DatasetError(f"there is no folder of masks at {folder}; it should hold 00000.png, 00001.png, …")
-    files = {int(path.stem): path for path in sorted(folder.glob("*.png")) if path.stem.isdecimal()}
-    if not files:
-        raise DatasetError(f"{folder} holds no masks; it should hold 00000.png, 00001.png, …")
-    return files
-
-
-def _frame_mask(files: dict[int, Path], index: int, rgb: Rgb) -> NDArray[np.bool_]:
-    if index not in files:
-        raise DatasetError(f"frame {index} has no mask")
-    mask = read_mask(files[index])
-    if mask.shape != rgb.shape[:2]:
-        sizes = f"{mask.shape[1]}x{mask.shape[0]}", f"{rgb.shape[1]}x{rgb.shape[0]}"
-        raise DatasetError(f"{files[index]} is {sizes[0]} but its frame is {sizes[1]}")
-    return mask
-
-
-def _frames(clip: Path) -> Iterator[Rgb]:
-    """Every frame as uint8 RGB at its coded size, in presentation order; rotation is not applied."""
-    try:
-        with av.open(str(clip)) as container:
-            if not container.streams.video:
-                raise SourceError(f"{clip} has no video stream; give a video file")
-            container.streams.video[0].thread_type = "AUTO"
-            for frame in container.decode(video=0):
-                yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-    except (av.FFmpegError, FileNotFoundError) as error:
-        raise SourceError(f"{clip} cannot be read as a video ({error.strerror or error}); check --video") from error
 
 
 def _frame_score(index: int, truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> FrameScore:

@@ -18,8 +18,8 @@ from polypstream.train.checkpoint import assign_values, values_of
 from polypstream.train.config import TrainConfig
 from polypstream.train.data import Samples
 from polypstream.train.losses import bce_dice
+from polypstream.train.networks import NETWORKS
 from polypstream.train.report import EpochReport, Progress
-from polypstream.train.resunetpp import SUPERVISED_LAYERS, resunetpp
 from polypstream.train.run_folder import RunFolder
 from polypstream.train.schedule import one_cycle
 from polypstream.train.supervision import loss_weights, with_auxiliary_heads
@@ -83,17 +83,19 @@ class _Trainer:
         self, config: TrainConfig, source: BatchSource, validation: Samples, progress: Progress, initial: Path | None
     ) -> None:
         self._config, self._source, self._validation, self._progress = config, source, validation, progress
-        self.network = resunetpp(height=config.height, width=config.width, widths=config.widths)
+        architecture = NETWORKS[config.model]
+        self.network = architecture.build(height=config.height, width=config.width, widths=config.widths)
         if initial is not None:
             _start_from(initial, self.network)
         with _dtype_policy(config.precision):
-            self.core = fused(resunetpp(height=config.height, width=config.width, widths=config.widths))
+            core = architecture.build(height=config.height, width=config.width, widths=config.widths)
+            self.core = fused(core)
             self.core.set_weights(self.network.get_weights())
-            self.model = with_auxiliary_heads(self.core, SUPERVISED_LAYERS)
+            self.model = with_auxiliary_heads(self.core, architecture.supervised_layers)
             self.model.compile(
                 optimizer=_optimizer(config),
                 loss=[bce_dice] * len(self.model.outputs),
-                loss_weights=loss_weights(SUPERVISED_LAYERS),
+                loss_weights=loss_weights(architecture.supervised_layers),
                 jit_compile="auto" if keras.backend.backend() == "jax" else False,
             )
 
@@ -175,10 +177,16 @@ class _Trainer:
 
 def _start_from(initial: Path, network: keras.Model) -> None:
     try:
-        network.set_weights(keras.saving.load_model(initial, compile=False).get_weights())
+        given = keras.saving.load_model(initial, compile=False)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
-        raise TrainingError(f"{initial} is not a Keras model of this network ({reason}); check --initial") from error
+        raise TrainingError(f"{initial} cannot be loaded as a Keras model ({reason}); check --initial") from error
+    if [weight.shape for weight in given.weights] != [weight.shape for weight in network.weights]:
+        raise TrainingError(
+            f"{initial} holds {given.name} with {given.count_params():,} parameters, this run trains {network.name} "
+            f"with {network.count_params():,}; give the --model that --initial was trained as, or another --initial"
+        )
+    network.set_weights(given.get_weights())
 
 
 @contextmanager

@@ -8,12 +8,22 @@ as many channels as the decoder, nearest upsampling and 1×1 shortcuts. It takes
 from collections.abc import Sequence
 
 import keras
-from keras import KerasTensor, layers
+from keras import KerasTensor
 
-from polypstream.train.blocks import aspp, attention_gate, image_input, probability_head, residual_block, stem
+from polypstream.train.blocks import (
+    aspp,
+    attention_gate,
+    check_widths,
+    image_input,
+    probability_head,
+    residual_block,
+    stem,
+    upsampled_with_skip,
+)
 
 WIDTHS = (16, 32, 64, 128, 256)
-
+MULTIPLE = 8
+"""Both sides of the input are multiples of this."""
 SUPERVISED_LAYERS = ("bridge", "decoder3", "decoder2", "decoder1")
 """Where training may attach auxiliary heads, coarsest first: at 1/8, 1/4, 1/2 and 1/1 of the input."""
 
@@ -24,12 +34,8 @@ def resunetpp(*, height: int | None = 352, width: int | None = 352, widths: Sequ
     Input: float32 RGB in [0, 1], (batch, height, width, 3), both sides multiples of 8, or None for any such size.
     Output: float32 probability of polyp, (batch, height, width, 1).
     """
-    if len(widths) != 5:
-        raise ValueError(f"widths holds {len(widths)} numbers; give five, four encoder stages and the bridge")
-    for side in (height, width):
-        if side is not None and side % 8:
-            raise ValueError(f"the input is {height}x{width}; both sides must be multiples of 8")
-    image = image_input(height, width)
+    check_widths(widths)
+    image = image_input(height, width, multiple=MULTIPLE)
     skip1 = stem(image, widths[0], "encoder1")
     skip2 = residual_block(skip1, widths[1], "encoder2", stride=2)
     skip3 = residual_block(skip2, widths[2], "encoder3", stride=2)
@@ -45,6 +51,4 @@ def resunetpp(*, height: int | None = 352, width: int | None = 352, widths: Sequ
 def decoder_stage(skip: KerasTensor, x: KerasTensor, filters: int, name: str) -> KerasTensor:
     """Attention, nearest 2× upsampling, concatenation with the skip, and a residual block."""
     x = attention_gate(skip, x, f"{name}_attention")
-    x = layers.UpSampling2D(2, interpolation="nearest", name=f"{name}_up")(x)
-    x = layers.Concatenate(name=f"{name}_concat")([x, skip])
-    return residual_block(x, filters, name)
+    return residual_block(upsampled_with_skip(x, skip, name), filters, name)

@@ -1,9 +1,10 @@
 """The folder of one training run: what it holds, and how each file in it is replaced in one piece.
 
-`config.json` (the settings and a fingerprint of the data), `last.npz` (everything needed to go on), `history.jsonl` (a
-line per epoch, a readable copy of what the checkpoint holds) and `best.keras` (the averaged weights that did best on
-the validation data). After an epoch `best.keras` is written first, then the checkpoint, then the history: a kill
-between two of them loses nothing, since the epoch whose checkpoint is missing is done again, to the same end.
+`config.json` (the settings and a fingerprint of the data), `last.npz` (everything needed to go on), `history.jsonl` and
+`curves.png` (a line per epoch, and a picture: copies of what the checkpoint holds) and `best.keras` (the averaged
+weights that did best on the validation data). After an epoch `best.keras` is written first, then the checkpoint, then
+the copies: a kill between two of them loses nothing, since the epoch whose checkpoint is missing is done again, to the
+same end.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ import keras
 from polypstream.errors import TrainingError
 from polypstream.train.checkpoint import load_checkpoint, write_checkpoint
 from polypstream.train.config import TrainConfig
+from polypstream.train.curves import curves_png
 from polypstream.train.data import Samples
 from polypstream.train.report import EpochReport
 
@@ -32,17 +34,19 @@ class RunFolder:
         self.best = path / "best.keras"
         self.last = path / "last.npz"
         self.history = path / "history.jsonl"
+        self.curves = path / "curves.png"
         self.config = path / "config.json"
 
     def claim(self, config: TrainConfig, *, training: Samples, validation: Samples) -> None:
-        """Make the folder, or make sure that it was begun with the same settings and data."""
+        """Make the folder, or make sure that it was begun with the same settings and data.
+
+        It was begun when it has a history, if only an empty one.
+        """
         data = {"training": _fingerprint(training), "validation": _fingerprint(validation)}
         wanted = json.loads(json.dumps({**asdict(config), "data": data}))
-        if self.config.exists():
+        if self.last.exists() or self.history.exists():
             self._compare(wanted)
             return
-        if self.last.exists():
-            raise TrainingError(f"{self.path} holds a checkpoint without its {self.config.name}; give another --run")
         with _in_one_piece(self.config) as partial:
             partial.write_text(json.dumps(wanted, indent=2), encoding="utf-8")
 
@@ -71,7 +75,7 @@ class RunFolder:
             network.save(partial)
 
     def save_epoch(self, model: keras.Model, history: Sequence[EpochReport]) -> None:
-        """Replace the checkpoint, then the history."""
+        """Replace the checkpoint, then the history and its curves."""
         with _in_one_piece(self.last) as partial:
             write_checkpoint(partial, model, history)
         self._write_history(history)
@@ -80,6 +84,9 @@ class RunFolder:
         lines = [json.dumps({**asdict(report), "mean_dice": report.mean_dice}) for report in history]
         with _in_one_piece(self.history) as partial:
             partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        if history:
+            with _in_one_piece(self.curves) as partial:
+                partial.write_bytes(curves_png(history))
 
 
 @contextmanager

@@ -1,17 +1,20 @@
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from typer.testing import CliRunner
 
 from polypstream.cli import app
 from polypstream.cli import train as command
-from polypstream.errors import ConfigError, DatasetError, MissingExtraError
+from polypstream.errors import ConfigError, DatasetError, MissingExtraError, TrainingError
 from polypstream.train import fit
+from polypstream.train.augment import PRESETS
 from polypstream.train.config import TrainConfig
+from polypstream.train.networks import NETWORKS
 from polypstream.train.report import EpochReport
 from tests.discs import write_discs
 
@@ -63,9 +66,24 @@ def splits_file(folder: Path) -> Path:
 def test_options_arrive(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
     arguments = ["--run", str(tmp_path / "run"), "--size", "48x32", "--epochs", "3", "--batch-size", "2", "--seed", "5"]
     arguments += ["--learning-rate", "0.01", "--precision", "float32", "--workers", "3", "--initial", "start.keras"]
+    arguments += ["--model", "resunet", "--warmup-share", "0.2", "--weight-decay", "0.01", "--average-momentum", "0.9"]
+    arguments += ["--augmentation", "light"]
     result = runner.invoke(app, ["train", str(discs), "--splits", str(splits_file(tmp_path)), *arguments])
     assert result.exit_code == 0, result.output
-    wanted = TrainConfig(height=32, width=48, epochs=3, batch_size=2, seed=5, learning_rate=0.01, precision="float32")
+    wanted = TrainConfig(
+        model="resunet",
+        height=32,
+        width=48,
+        epochs=3,
+        batch_size=2,
+        learning_rate=0.01,
+        warmup_share=0.2,
+        weight_decay=0.01,
+        average_momentum=0.9,
+        augmentation=PRESETS["light"],
+        seed=5,
+        precision="float32",
+    )
     assert fake.config == wanted
     assert fake.given["training"].rgb.shape == (15, 32, 48, 3)
     assert len(fake.given["validation"]) == 25
@@ -139,9 +157,30 @@ def test_a_missing_extra_names_the_command_that_installs_it(
 
 def test_the_defaults_are_those_of_the_trainer() -> None:
     options, config = inspect.signature(command.train).parameters, TrainConfig()
-    for name in ("epochs", "batch_size", "learning_rate", "seed", "precision"):
-        assert options[name].default == getattr(config, name)
+    for name in options.keys() & vars(config).keys() - {"augmentation"}:
+        assert options[name].default == getattr(config, name), name
+    assert PRESETS[options["augmentation"].default] == config.augmentation
     assert options["size"].default == str(config.height) == str(config.width)
+
+
+def test_every_network_and_preset_can_be_chosen() -> None:
+    options = get_type_hints(command.train)
+    assert get_args(options["model"]) == tuple(NETWORKS)
+    assert get_args(options["augmentation"]) == tuple(PRESETS)
+
+
+@pytest.mark.slow
+def test_a_small_unet_is_trained_and_judged(tmp_path: Path, discs: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["--model", "unet", "--size", "32", "--epochs", "1", "--run", str(run)]
+    result = runner.invoke(app, ["train", str(discs), *arguments])
+    assert result.exit_code == 0, result.exception
+    assert json.loads((run / "config.json").read_text())["model"] == "unet"
+    refused = runner.invoke(app, ["train", str(discs), *arguments, "--model", "resunet"]).exception
+    assert isinstance(refused, TrainingError)
+    assert "model was unet, now resunet" in str(refused)
+    judged = runner.invoke(app, ["evaluate", str(discs), "--model", str(run / "best.keras"), "--json"])
+    assert json.loads(judged.output)["model"] == "best.keras"
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:

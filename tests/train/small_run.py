@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -10,6 +12,7 @@ from keras import layers
 
 from polypstream.train import fit
 from polypstream.train.config import TrainConfig
+from polypstream.train.networks import NETWORKS
 from polypstream.train.report import EpochReport
 from tests.discs import disc_samples
 
@@ -20,7 +23,7 @@ KILLED_AT = (2, 3)
 """Epoch and step, counted from 1, of four."""
 
 
-def small_network(*, height: int, width: int, widths: tuple[int, ...]) -> keras.Model:
+def small_network(*, height: int | None, width: int | None, widths: Sequence[int]) -> keras.Model:
     """A stand-in for ResUNet++ that compiles in a moment: it has the layers that auxiliary heads are put on."""
     image = keras.Input((height, width, 3))
     x = layers.Conv2D(widths[0], 3, strides=8, padding="same", name="bridge")(image)
@@ -28,6 +31,9 @@ def small_network(*, height: int, width: int, widths: tuple[int, ...]) -> keras.
         x = layers.BatchNormalization()(layers.UpSampling2D(2)(x))
         x = layers.Conv2D(widths[0], 3, padding="same", activation="relu", name=name)(x)
     return keras.Model(image, layers.Conv2D(1, 1, activation="sigmoid", dtype="float32")(x))
+
+
+SMALL = replace(NETWORKS["resunetpp"], build=small_network)
 
 
 class Quiet:
@@ -69,5 +75,5 @@ def small_run(folder: Path, progress: Quiet, config: TrainConfig = CONFIG, initi
 
 
 if __name__ == "__main__":
-    setattr(fit, "resunetpp", small_network)  # noqa: B010 - it is no part of what the module offers
+    NETWORKS["resunetpp"] = SMALL
     small_run(Path(sys.argv[1]), Killing())

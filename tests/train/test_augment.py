@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from polypstream.errors import ConfigError
-from polypstream.train.augment import Augmentation, augmented
+from polypstream.train.augment import PRESETS, Augmentation, augmented
 from tests.discs import disc_picture
 
 NOTHING = Augmentation(**{field.name: 0 for field in fields(Augmentation)})
@@ -73,3 +73,10 @@ def test_the_originals_stay_as_they_were() -> None:
 def test_an_impossible_setting_is_refused(value: float) -> None:
     with pytest.raises(ConfigError, match="glare"):
         Augmentation(glare=value)
+
+
+def test_the_light_preset_goes_nowhere_further_than_the_strong_one_but_for_borders() -> None:
+    light, strong = vars(PRESETS["light"]), vars(PRESETS["strong"])
+    assert PRESETS["strong"] == Augmentation()
+    assert {name for name in light if light[name] > strong[name]} == {"border"}
+    assert {name for name in light if light[name] == strong[name]} == {"flip", "quarter_turn"}

@@ -52,6 +52,25 @@ def test_a_folder_of_no_known_layout_says_what_it_should_hold(tmp_path: Path) ->
         pairs_from_folder(tmp_path)
 
 
+def test_missing_partners_unreadable_images_and_other_sizes_are_told_at_once(tmp_path: Path) -> None:
+    one, other = write_discs(tmp_path / "one", 4), write_discs(tmp_path / "other", 2)
+    (one / "masks" / "000.png").unlink()
+    (one / "images" / "001.png").write_bytes(b"text")
+    write_picture(one / "masks" / "002.png", np.zeros((30, 20), np.uint8))
+    (other / "masks" / "001.png").write_bytes(b"text")
+    with pytest.raises(DatasetError) as caught:
+        pairs_from_folders([one, other, tmp_path / "none"])
+    for part in (
+        "no mask for 000.png",
+        "one/images/001.png cannot be read",
+        "002.png is 32x32 but its mask is 20x30",
+        "other/masks/001.png cannot be read",
+        "none is not a data set",
+    ):
+        assert part in str(caught.value)
+    assert "003.png" not in str(caught.value)
+
+
 def test_what_is_wrong_in_several_folders_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"one is not a data set.*two is not a data set"):
         pairs_from_folders([tmp_path / "one", tmp_path / "two"])

@@ -4,8 +4,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -15,17 +18,21 @@ from polypstream.errors import ConfigError, TrainingError
 from polypstream.train import fit
 from polypstream.train.augment import Augmentation
 from polypstream.train.config import TrainConfig
+from polypstream.train.curves import curves_png
+from polypstream.train.networks import NETWORKS
 from polypstream.train.report import EpochReport
-from polypstream.train.resunetpp import resunetpp
 from polypstream.train.run_folder import RunFolder
 from polypstream.train.schedule import one_cycle
 from tests.discs import disc_samples
-from tests.train.small_run import CONFIG, Quiet, small_network, small_run
+from tests.train.small_run import CONFIG, SMALL, Quiet, small_network, small_run
+
+WHOLE = dict(NETWORKS)
+FILES = ["best.keras", "config.json", "curves.png", "history.jsonl", "last.npz"]
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "resunetpp", small_network)
+    monkeypatch.setitem(NETWORKS, "resunetpp", SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, to hold the broken ones against."""
     folder = tmp_path_factory.mktemp("unbroken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "resunetpp", small_network)
+        patch.setitem(NETWORKS, "resunetpp", SMALL)
         small_run(folder, Quiet())
     return folder
 
@@ -61,7 +68,8 @@ def assert_same_run(run: Path, other: Path) -> None:
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
     for value, wanted in zip(best_weights(run), best_weights(other), strict=True):
         np.testing.assert_array_equal(value, wanted)
-    assert sorted(path.name for path in run.iterdir()) == ["best.keras", "config.json", "history.jsonl", "last.npz"]
+    assert (run / "curves.png").read_bytes() == (other / "curves.png").read_bytes()
+    assert sorted(path.name for path in run.iterdir()) == FILES
 
 
 @pytest.mark.slow
@@ -145,8 +153,10 @@ def test_best_keras_is_what_the_history_says(unbroken: Path) -> None:
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(unbroken: Path) -> None:
-    config = replace(CONFIG, epochs=9, augmentation=Augmentation(glare=0.5))
-    with pytest.raises(TrainingError, match=r"epochs was 3, now 9; augmentation was .*another --run"):
+    config = replace(CONFIG, model="unet", epochs=9, augmentation=Augmentation(glare=0.5))
+    with pytest.raises(
+        TrainingError, match=r"model was resunetpp, now unet; epochs was 3, now 9; augmentation was .*another --run"
+    ):
         small_run(unbroken, Quiet(), config)
 
 
@@ -204,11 +214,20 @@ def _stop() -> None:
     raise KeyboardInterrupt
 
 
-def test_an_initial_model_of_another_shape_is_refused(tmp_path: Path) -> None:
-    keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
-    for initial in (tmp_path / "other.keras", tmp_path / "none.keras"):
+def test_an_initial_model_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.keras").write_text("not a model")
+    for initial in (tmp_path / "text.keras", tmp_path / "none.keras"):
         with pytest.raises(TrainingError, match="check --initial"):
             small_run(tmp_path / "run", Quiet(), initial=initial)
+
+
+def test_another_networks_weights_are_refused_by_name_and_the_folder_stays_free(tmp_path: Path) -> None:
+    other = tmp_path / "other.keras"
+    WHOLE["unet"].build(height=32, width=32, widths=(8,) * 5).save(other)
+    config = replace(CONFIG, model="resunet", epochs=1)
+    with pytest.raises(TrainingError, match=r"holds unet with .* trains resunet with .*; give the --model"):
+        small_run(tmp_path / "run", Quiet(), config, initial=other)
+    RunFolder(tmp_path / "run").claim(CONFIG, training=disc_samples(1), validation=disc_samples(1))
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
@@ -220,11 +239,11 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> Non
 def test_the_precision_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def network(**sizes: int) -> keras.Model:
+    def network(**sizes: Any) -> keras.Model:
         seen.append(keras.config.dtype_policy().name)
-        return small_network(**sizes)  # type: ignore[arg-type]
+        return small_network(**sizes)
 
-    monkeypatch.setattr(fit, "resunetpp", network)
+    monkeypatch.setitem(NETWORKS, "resunetpp", replace(SMALL, build=network))
     monkeypatch.setattr(fit._Trainer, "announce", lambda self, **_: _stop())
     with pytest.raises(KeyboardInterrupt):
         small_run(tmp_path, Quiet(), replace(CONFIG, precision="mixed_bfloat16"))
@@ -233,10 +252,11 @@ def test_the_precision_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_the_whole_network_learns_discs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "resunetpp", resunetpp)
+@pytest.mark.parametrize("model", WHOLE)
+def test_the_whole_network_learns_discs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    monkeypatch.setitem(NETWORKS, model, WHOLE[model])
     progress = Quiet()
-    config = replace(CONFIG, average_momentum=0.8, precision="mixed_bfloat16")
+    config = replace(CONFIG, model=model, average_momentum=0.8, precision="mixed_bfloat16")
     fit.train(
         config,
         training=disc_samples(24),
@@ -245,7 +265,7 @@ def test_the_whole_network_learns_discs(tmp_path: Path, monkeypatch: pytest.Monk
         progress=progress,
         workers=2,
     )
-    assert progress.reports[-1].loss < 0.5 * progress.reports[0].loss
+    assert progress.reports[-1].loss < 0.75 * progress.reports[0].loss
     assert max(report.mean_dice for report in progress.reports) > 0.85
 
 
@@ -258,6 +278,19 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[-1] == pytest.approx(1e-5)
 
 
+def test_the_curves_are_a_picture_that_changes_with_every_epoch(tmp_path: Path, unbroken: Path) -> None:
+    lines = (unbroken / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    reports = [EpochReport(**without_mean(line)) for line in lines]
+    drawn = [cv2.imdecode(np.frombuffer(curves_png(reports[:n]), np.uint8), cv2.IMREAD_COLOR) for n in (1, 2, 3)]
+    assert {picture.shape for picture in drawn if picture is not None} == {(640, 960, 3)}
+    assert [np.count_nonzero(one != other) > 100 for one, other in pairwise(drawn)] == [True, True]
+    assert (unbroken / "curves.png").read_bytes() == curves_png(reports)
+
+
+def without_mean(line: str) -> dict[str, Any]:
+    return {name: value for name, value in json.loads(line).items() if name != "mean_dice"}
+
+
 def test_mean_dice_weighs_data_sets_alike() -> None:
     report = EpochReport(epoch=1, epochs=2, loss=0.5, dice={"a": 0.5, "b": 1.0}, seconds=1, seconds_left=1)
     assert report.mean_dice == 0.75
@@ -266,6 +299,7 @@ def test_mean_dice_weighs_data_sets_alike() -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
+        ("model", "segformer"),
         ("height", 100),
         ("width", 0),
         ("widths", (16, 32)),
@@ -284,3 +318,9 @@ def test_mean_dice_weighs_data_sets_alike() -> None:
 def test_an_impossible_setting_is_refused(setting: str, value: object) -> None:
     with pytest.raises(ConfigError):
         TrainConfig(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_the_size_has_to_suit_the_network() -> None:
+    assert TrainConfig(height=104, width=352).height == 104
+    with pytest.raises(ConfigError, match="352x104; unet takes sides that are multiples of 16"):
+        TrainConfig(model="unet", height=104, width=352)

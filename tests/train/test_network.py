@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from polypstream.train.resunetpp import SUPERVISED_LAYERS, resunetpp
+from polypstream.train.networks import NETWORKS
+from polypstream.train.resunetpp import SUPERVISED_LAYERS, WIDTHS, resunetpp
 from polypstream.train.supervision import AUXILIARY_WEIGHT, loss_weights, with_auxiliary_heads
 from polypstream.train.torch_kernels import fused
 
@@ -147,3 +148,48 @@ def test_fusing_leaves_other_backends_alone(narrow: keras.Model) -> None:
     if keras.backend.backend() == "torch":
         pytest.skip("PyTorch is the backend that it is for")
     assert fused(narrow) is narrow
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "trainable"),
+    [("unet", 1_946_993, 1_944_049), ("resunet", 2_081_937, 2_077_073), ("resunetpp", 4_070_385, 4_062_993)],
+)
+def test_every_network_has_its_parameters(name: str, parameters: int, trainable: int) -> None:
+    built = NETWORKS[name].build(height=352, width=352, widths=WIDTHS)
+    assert built.name == name
+    assert built.count_params() == parameters
+    assert sum(value.size for value in values(built.trainable_weights)) == trainable
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_keeps_to_the_protocol(name: str) -> None:
+    architecture = NETWORKS[name]
+    built = architecture.build(height=32, width=48, widths=NARROW)
+    probability = built.predict_on_batch(np.random.default_rng(0).random((2, 32, 48, 3), np.float32))
+    assert probability.shape == (2, 32, 48, 1)
+    assert 0 < probability.min() <= probability.max() < 1
+    supervised = with_auxiliary_heads(built, architecture.supervised_layers)
+    heights = [output.shape[1] for output in supervised.outputs[1:]]
+    assert heights == sorted(heights)
+    assert (heights[0], heights[-1]) == (32 // architecture.multiple, 32)
+    with pytest.raises(ValueError, match=f"multiples of {architecture.multiple}"):
+        architecture.build(height=32, width=32 + architecture.multiple // 2, widths=NARROW)
+    with pytest.raises(ValueError, match="five"):
+        architecture.build(height=32, width=32, widths=NARROW[:4])
+
+
+@pytest.mark.parametrize("name", ["unet", "resunet"])
+def test_the_baselines_have_no_attention_no_squeeze_and_no_dilation(name: str) -> None:
+    built = NETWORKS[name].build(height=32, width=32, widths=NARROW)
+    convs = [layer for layer in built.layers if isinstance(layer, layers.Conv2D)]
+    assert {conv.dilation_rate for conv in convs} == {(1, 1)}
+    assert not [layer for layer in built.layers if isinstance(layer, layers.Dense | layers.Multiply)]
+
+
+def test_the_residual_baseline_strides_where_the_other_pools() -> None:
+    pooled, strided = (NETWORKS[name].build(height=32, width=32, widths=NARROW) for name in ("unet", "resunet"))
+    pools = [layer.name for layer in pooled.layers if isinstance(layer, layers.MaxPooling2D)]
+    assert pools == [f"encoder{stage}_pool" for stage in (1, 2, 3, 4)]
+    assert not [layer for layer in strided.layers if isinstance(layer, layers.MaxPooling2D)]
+    units = ("encoder2", "encoder3", "encoder4", "bridge")
+    assert [strided.get_layer(f"{unit}_conv1").strides for unit in units] == [(2, 2)] * 4

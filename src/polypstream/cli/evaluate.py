@@ -19,8 +19,9 @@ from rich.table import Table
 from polypstream.errors import MissingExtraError, ModelError, SinkError
 
 if TYPE_CHECKING:
+    from polypstream.train.clip import Rgb
     from polypstream.train.data import Pair
-    from polypstream.train.evaluate import Advance, Evaluation, Predict, Probability, Rgb, VideoEvaluation
+    from polypstream.train.evaluate import Advance, Evaluation, Predict, Probability, VideoEvaluation
 
 
 def register(app: typer.Typer) -> None:

@@ -35,34 +35,57 @@ def train(
         Path | None, typer.Option(help="CSV of dataset,image,<column>.  (default: 80/10/10 by a hash of the name)")
     ] = None,
     split_column: Annotated[Literal["grouped", "random"], typer.Option(help="Column of the splits file.")] = "grouped",
-    size: Annotated[str, typer.Option(help="Side, or WxH, in pixels; multiples of 8.")] = "352",
+    model: Annotated[Literal["unet", "resunet", "resunetpp"], typer.Option(help="Network to train.")] = "resunetpp",
+    size: Annotated[
+        str, typer.Option(help="Side, or WxH, in pixels; multiples of 8, for unet and resunet of 16.")
+    ] = "352",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 2e-3,
+    warmup_share: Annotated[
+        float, typer.Option(help="Share of the steps over which the learning rate rises, before it falls to zero.")
+    ] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Of the optimiser, AdamW.")] = 1e-4,
+    average_momentum: Annotated[
+        float,
+        typer.Option(help="Of the running average of the weights, which is what is kept; lower it for short runs."),
+    ] = 0.998,
+    augmentation: Annotated[
+        Literal["light", "strong"], typer.Option(help="How far geometry, colour and defects are varied.")
+    ] = "strong",
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights, the order and the augmentation.")] = 0,
-    initial: Annotated[Path | None, typer.Option(help="Keras model to start from, whatever its input size.")] = None,
+    initial: Annotated[
+        Path | None, typer.Option(help="Keras model of the same network to start from, whatever its input size.")
+    ] = None,
     precision: Annotated[
         Literal["float32", "mixed_bfloat16", "mixed_float16"],
         typer.Option(help="Of the arithmetic; weights are float32."),
     ] = "mixed_bfloat16",
     workers: Annotated[int, typer.Option(min=1, help="Threads that prepare batches.")] = 2,
 ) -> None:
-    """Train ResUNet++ on DATA.
+    """Train ResUNet++, or one of its baselines, on DATA.
 
-    Stop it at any time: the same command goes on after the last whole epoch. RUN receives best.keras, history.jsonl,
-    config.json and last.npz. Keras runs on TensorFlow unless its own variable KERAS_BACKEND names another backend.
+    Stop it at any time: the same command goes on after the last whole epoch. RUN receives best.keras, curves.png,
+    history.jsonl, config.json and last.npz. Keras runs on TensorFlow unless its own variable KERAS_BACKEND names
+    another backend.
     """
     _need_keras()
+    from polypstream.train.augment import PRESETS
     from polypstream.train.config import TrainConfig
     from polypstream.train.fit import train as fit
 
     width, height = _size(size)
     config = TrainConfig(
+        model=model,
         height=height,
         width=width,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        warmup_share=warmup_share,
+        weight_decay=weight_decay,
+        average_momentum=average_momentum,
+        augmentation=PRESETS[augmentation],
         seed=seed,
         precision=precision,
     )

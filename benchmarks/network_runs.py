@@ -1,0 +1,71 @@
+"""Trainings of several networks that a benchmark compares, each in its run folder. Needs Keras, and no runtime."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from polypstream.train.config import TrainConfig
+from polypstream.train.data import Samples
+from polypstream.train.fit import train
+from polypstream.train.report import EpochReport
+from polypstream.train.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training: its settings and its folder."""
+
+    config: TrainConfig
+    folder: RunFolder
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The epochs done, as `history.jsonl` has them."""
+        if not self.folder.history.exists():
+            return []
+        return [json.loads(line) for line in self.folder.history.read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train. The checkpoint may be gone by then."""
+        return len(self.epochs) == self.config.epochs and self.folder.best.exists()
+
+
+class Lines:
+    """Prints a line at the beginning and one for every epoch."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def begin(self, *, epochs_done: int, epochs: int, steps: int, seconds_left: float) -> None:
+        """Tell what lies ahead."""
+        left = f"{epochs - epochs_done} of {epochs} epochs of {steps} steps"
+        print(f"{self._name}: {left}, about {seconds_left / 60:.0f} min", flush=True)
+
+    def step(self, *, epoch: int, step: int, loss: float, seconds_left: float) -> None:
+        """Stay silent."""
+
+    def epoch(self, report: EpochReport) -> None:
+        """Tell what the epoch came to."""
+        print(
+            f"{self._name}: epoch {report.epoch}/{report.epochs}, loss {report.loss:.4f}, "
+            f"Dice {report.mean_dice:.4f}, {report.seconds_left / 60:.0f} min left",
+            flush=True,
+        )
+
+
+def train_all(runs: Sequence[Run], *, training: Samples, validation: Samples, workers: int) -> None:
+    """Train what is not finished; raises `TrainingError` where a folder was begun with other settings or data."""
+    for run in runs:
+        run.folder.claim(run.config, training=training, validation=validation)
+    for run in runs:
+        if not run.is_finished:
+            train(
+                run.config,
+                training=training,
+                validation=validation,
+                run=run.folder.path,
+                progress=Lines(run.folder.path.name),
+                workers=workers,
+            )

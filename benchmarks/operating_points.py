@@ -1,0 +1,218 @@
+"""Detection, false alarms and calibration of a model: `python -m benchmarks.operating_points --data FOLDER`.
+
+An operating point is a threshold and the smallest region that counts, as a share of the picture. At each, sensitivity
+is the share of polyp frames on which some drawn region overlaps the polyp, the false alarm rate the share of polyp-free
+frames on which any region is drawn, and stray regions are those on polyp frames that overlap no polyp.
+
+Two points are chosen, on the validation split alone. `sensitive` has the fewest false alarms of all points with a
+sensitivity of at least 95%, `specific` of those with at least 80%. Ties, frequent where polyp-free frames are few, go
+to the fewest stray regions, then to the higher sensitivity. Where no point is as sensitive as that, the most sensitive
+ones are compared. Both are then reported on the real clip, which takes no part in the choice, and on PolypGen's
+polyp-free training frames, which the model has seen in training: what it does there says little of new frames.
+Intervals are Wilson's; neighbouring frames of the clip resemble each other, so its own are too narrow.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.calibration import Reliability
+from benchmarks.detection import (
+    MIN_AREA_SHARES,
+    THRESHOLDS,
+    Detection,
+    FrameRegions,
+    Mask,
+    counted,
+    regions_of_frame,
+    wilson_interval,
+)
+from benchmarks.report import RESULTS, write_report, write_table
+from polypstream.models import default_model
+from polypstream.realtime.frame import Rgb
+from polypstream.realtime.segmenter import segmenter_from_onnx
+from polypstream.realtime.still import probability_of_still
+from polypstream.train.clip import labelled_frames
+from polypstream.train.data import Pair, pairs_from_folders, read_pair
+from polypstream.train.evaluate import Predict
+from polypstream.train.splits import split_pairs, splits_from_csv
+
+DATASETS = ("kvasir-seg", "cvc-clinicdb", "polypgen")
+LEAST_SENSITIVITY = {"sensitive": 0.95, "specific": 0.80}
+VALIDATION, CLIP = "validation", "real clip"
+SEEN = "polypgen clean frames seen in training"
+CONFIDENT = 0.1
+"""From this probability up the second calibration error is taken: it leaves out the easy background."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """An operating point: indices into `THRESHOLDS` and `MIN_AREA_SHARES`."""
+
+    row: int
+    column: int
+
+    @property
+    def values(self) -> dict[str, float]:
+        """What a user sets."""
+        return {"threshold": THRESHOLDS[self.row], "min_area_share": MIN_AREA_SHARES[self.column]}
+
+
+def chosen_point(validation: Detection, least_sensitivity: float) -> Point:
+    """The point that the module's rule picks."""
+    sensitivity = validation.sensitivity
+    reached = min(least_sensitivity, sensitivity.max())
+    allowed = [Point(row=int(row), column=int(column)) for row, column in np.argwhere(sensitivity >= reached)]
+
+    def cost(point: Point) -> tuple[float, float, float]:
+        at = point.row, point.column
+        return validation.false_alarm_rate[at], validation.stray_regions[at], -sensitivity[at]
+
+    return min(allowed, key=cost)
+
+
+def judged(
+    predict: Predict, frames: Iterable[tuple[Rgb, Mask]], reliability: Reliability | None = None
+) -> list[FrameRegions]:
+    """What would be drawn on each frame; its pixels are added to `reliability`."""
+    results = []
+    for rgb, truth in frames:
+        probability = predict(rgb)
+        results.append(regions_of_frame(probability, truth))
+        if reliability is not None:
+            reliability.add(probability, truth)
+    return results
+
+
+def clean_frames(pairs: Iterable[Pair]) -> Iterator[tuple[Rgb, Mask]]:
+    """Those pairs whose mask is empty."""
+    return ((rgb, truth) for rgb, truth in map(read_pair, pairs) if not truth.any())
+
+
+def measure(data: Path, predict: Predict) -> dict[str, Any]:
+    """Everything that is reported, as plain values."""
+    splits = splits_from_csv(data / "splits.csv", "grouped")
+    reliabilities = {VALIDATION: Reliability(), CLIP: Reliability()}
+    frames: dict[str, list[FrameRegions]] = {}
+    for name in DATASETS:
+        pairs = split_pairs(pairs_from_folders([data / name]), splits, "val")
+        frames[f"{name} val"] = judged(predict, map(read_pair, pairs), reliabilities[VALIDATION])
+    frames[VALIDATION] = [frame for some in list(frames.values()) for frame in some]
+    clip = labelled_frames(data / "video" / "apparent.mp4", data / "video" / "apparent_masks")
+    frames[CLIP] = judged(predict, clip, reliabilities[CLIP])
+    seen = split_pairs(pairs_from_folders([data / "polypgen"]), splits, "train")
+    frames[SEEN] = judged(predict, clean_frames(seen))
+    sets = {name: counted(some) for name, some in frames.items()}
+    points = {name: chosen_point(sets[VALIDATION], least) for name, least in LEAST_SENSITIVITY.items()}
+    return {
+        "least_sensitivity": LEAST_SENSITIVITY,
+        "points": {name: {**point.values, "on": _on_every_set(point, sets)} for name, point in points.items()},
+        "thresholds": THRESHOLDS,
+        "min_area_shares": MIN_AREA_SHARES,
+        "grids": {name: _plain(detection) for name, detection in sets.items()},
+        "calibration": {name: _calibration(reliability) for name, reliability in reliabilities.items()},
+    }
+
+
+def _on_every_set(point: Point, sets: Mapping[str, Detection]) -> dict[str, dict[str, object]]:
+    at = point.row, point.column
+    rows: dict[str, dict[str, object]] = {}
+    for name, detection in sets.items():
+        row: dict[str, object] = {"polyp_frames": detection.polyp_frames, "clean_frames": detection.clean_frames}
+        if detection.polyp_frames:
+            row["sensitivity"] = _share(detection.found[at], detection.polyp_frames)
+            row["stray_regions_per_polyp_frame"] = float(detection.stray_regions[at])
+        if detection.clean_frames:
+            row["false_alarm_rate"] = _share(detection.alarming[at], detection.clean_frames)
+        rows[name] = row
+    return rows
+
+
+def _share(hits: float, count: int) -> dict[str, float]:
+    low, high = wilson_interval(hits, count)
+    return {"mean": float(hits / count), "low": low, "high": high}
+
+
+def _plain(detection: Detection) -> dict[str, object]:
+    grids = {
+        name: getattr(detection, name).round(4).tolist()
+        for name in ("sensitivity", "false_alarm_rate", "stray_regions")
+    }
+    return {"polyp_frames": detection.polyp_frames, "clean_frames": detection.clean_frames, **grids}
+
+
+def _calibration(reliability: Reliability) -> dict[str, object]:
+    return {
+        "expected_calibration_error": reliability.expected_error(),
+        f"expected_calibration_error_from_{CONFIDENT:g}": reliability.expected_error(least=CONFIDENT),
+        "bins": [asdict(each) for each in reliability.bins],
+    }
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The tables, from a report as written."""
+    lines = [
+        "| operating point | threshold | smallest region | frames | sensitivity [95%] | false alarms [95%] | stray |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, point in report["points"].items():
+        for frames, row in point["on"].items():
+            counts = f"{frames} ({row['polyp_frames']} polyp, {row['clean_frames']} clean)"
+            figures = f"{_percent(row.get('sensitivity'))} | {_percent(row.get('false_alarm_rate'))}"
+            stray = row.get("stray_regions_per_polyp_frame")
+            setting = f"{point['threshold']:.2f} | {point['min_area_share']:.2%}"
+            lines.append(f"| {name} | {setting} | {counts} | {figures} | {'' if stray is None else f'{stray:.2f}'} |")
+    least = MIN_AREA_SHARES[0]
+    lines += ["", f"Sensitivity / false alarms by threshold; smallest region {least:.2%} of the picture:", ""]
+    names = (VALIDATION, CLIP, SEEN)
+    lines += [f"| threshold | {' | '.join(names)} |", "|---|---|---|---|"]
+    for row, threshold in enumerate(report["thresholds"]):
+        cells = [_cell(report["grids"][name], row) for name in names]
+        lines.append(f"| {threshold:.2f} | {' | '.join(cells)} |")
+    for name, calibration in report["calibration"].items():
+        errors = [value for key, value in calibration.items() if key != "bins"]
+        told = f"expected error {errors[0]:.4f} over all pixels, {errors[1]:.4f} from probability {CONFIDENT:g} up"
+        lines += ["", f"Calibration, {name}: {told}", ""]
+        lines += ["| probability | share of pixels | mean probability | polyp among them |", "|---|---|---|---|"]
+        for each in calibration["bins"]:
+            means = " | ".join(
+                "" if each[key] is None else f"{each[key]:.3f}" for key in ("mean_probability", "polyp_share")
+            )
+            lines.append(f"| {each['low']:.1f} to {each['high']:.1f} | {each['pixel_share']:.4%} | {means} |")
+    return "\n".join(lines)
+
+
+def _percent(share: Mapping[str, float] | None) -> str:
+    return "" if share is None else f"{share['mean']:.1%} [{share['low']:.1%}, {share['high']:.1%}]"
+
+
+def _cell(grid: Mapping[str, Any], row: int) -> str:
+    sensitivity = f"{grid['sensitivity'][row][0]:.1%}" if grid["polyp_frames"] else ""
+    alarms = f"{grid['false_alarm_rate'][row][0]:.1%}" if grid["clean_frames"] else ""
+    return f"{sensitivity} / {alarms}"
+
+
+def main() -> None:
+    """Measure, print and write JSON and Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
+    parser.add_argument("--model", type=Path, help="ONNX model; the one in the package where none is given")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    with segmenter_from_onnx(options.model or default_model(), backend="onnxruntime") as segmenter:
+        results = measure(options.data, partial(probability_of_still, segmenter))
+        results = {"contract": asdict(segmenter.contract), **results}
+    path = write_report("operating_points", results, folder=options.results)
+    table = markdown(json.loads(path.read_text(encoding="utf-8")))
+    print(table)
+    print(f"written to {path} and {write_table(path, table)}")
+
+
+if __name__ == "__main__":
+    main()
