@@ -1,0 +1,151 @@
+"""Two clocks: every picture goes from the source to the caller at once, and the network judges the newest it can.
+
+Capture thread → the caller, with the markers carried to each frame; beside it capture thread → inference thread, newest
+frame only. A slow, failing or missing model never holds a picture up.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+
+from polypstream.realtime.content import within_content
+from polypstream.realtime.frame import Frame, Rgb
+from polypstream.realtime.handover import Delivery, Handover, HandoverClosed
+from polypstream.realtime.live.deinterlace import progressive
+from polypstream.realtime.live.feed import FrameSource, Line
+from polypstream.realtime.live.gauges import Recent
+from polypstream.realtime.live.setup import give_way
+from polypstream.realtime.live.shown import Light, LiveFrame, Status
+from polypstream.realtime.live.tracker import Tracker
+from polypstream.realtime.preprocess import SmallPicture
+from polypstream.realtime.segmenter import Segmenter
+from polypstream.realtime.stage import Stages
+
+DISPLAY_CAPACITY = 8
+"""Frames that wait for a caller that is busy; then the oldest is dropped, and counted."""
+TICK_S = 0.2
+"""Without a picture for so long, the caller is told how things stand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    frame: Frame
+    rgb: Rgb
+
+
+class LivePipeline:
+    """Runs a source and a segmenter side by side. A context manager; iterate once, in the thread that shows.
+
+    Iterating yields a `LiveFrame` for every frame of the source and, while there is none, a `Status` every
+    `TICK_S` seconds. It ends when the source does, or after `close`. An error of the model is no end: the light says
+    what is wrong, the picture goes on, and the next frame is tried.
+    """
+
+    def __init__(self, source: FrameSource, segmenter: Segmenter, tracker: Tracker) -> None:
+        self._source, self._segmenter, self.tracker = source, segmenter, tracker
+        self._to_show: Handover[_Prepared] = Handover(capacity=DISPLAY_CAPACITY, delivery=Delivery.NEWEST)
+        self._to_judge: Handover[_Prepared] = Handover(capacity=1, delivery=Delivery.NEWEST)
+        self._stages = Stages(cancel=self.close)
+        self._model_problem: str | None = None
+        self._shown_evidence: float | None = None
+        self.captured, self.judged, self.video_delay, self.marker_delay = Recent(), Recent(), Recent(), Recent()
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were never shown, since the caller was busy."""
+        return self._to_show.dropped
+
+    @property
+    def not_judged(self) -> int:
+        """Frames that the network did not see, since a newer one came."""
+        return self._to_judge.dropped
+
+    def close(self) -> None:
+        """End everything; may be called from any thread."""
+        self._source.close()
+        self._to_show.cancel()
+        self._to_judge.cancel()
+
+    def __enter__(self) -> "LivePipeline":
+        self._stages.start("capture", self._capture)
+        self._stages.start("inference", self._infer)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stages.cancel_and_join()
+        if error is None:
+            self._stages.join()
+
+    def __iter__(self) -> Iterator[LiveFrame | Status]:
+        while True:
+            try:
+                item = self._to_show.get(timeout_s=TICK_S)
+            except TimeoutError:
+                yield self._status_without_picture()
+            except HandoverClosed:
+                break
+            else:
+                yield self._shown(item)
+        self._stages.join()
+
+    def _capture(self) -> None:
+        small = SmallPicture(height=self._segmenter.height, width=self._segmenter.width)
+        with self._source:
+            for frame in self._source:
+                self.captured.add(at_s=frame.captured_at)
+                prepared = _Prepared(frame=frame, rgb=small.of(progressive(frame.picture)))
+                self._to_show.put(prepared)
+                self._to_judge.put(prepared)
+        self._to_show.close()
+        self._to_judge.close()
+
+    def _infer(self) -> None:
+        give_way()
+        try:
+            with self._segmenter:
+                for item in self._to_judge:
+                    self._judge(item)
+        except HandoverClosed:
+            raise
+        except Exception as error:  # noqa: BLE001 - a model that does not start must not stop the picture
+            self._model_problem = str(error)
+
+    def _judge(self, item: _Prepared) -> None:
+        try:
+            probability = within_content(self._segmenter.segment(item.rgb), item.rgb)
+            self.tracker.judge(probability, rgb=item.rgb, at_s=item.frame.captured_at, size=_size_of(item.frame))
+        except Exception as error:  # noqa: BLE001 - whatever the model does, the picture goes on
+            self._model_problem = str(error) or type(error).__name__
+            self.tracker.forget()
+        else:
+            self._model_problem = None
+            self.judged.add()
+
+    def _shown(self, item: _Prepared) -> LiveFrame:
+        frame = item.frame
+        view = self.tracker.view(rgb=item.rgb, at_s=frame.captured_at, size=_size_of(frame))
+        now = monotonic()
+        self.video_delay.add(now - frame.captured_at, at_s=now)
+        if view.evidence_at_s is not None and view.evidence_at_s != self._shown_evidence:
+            self._shown_evidence = view.evidence_at_s
+            self.marker_delay.add(now - view.evidence_at_s, at_s=now)
+        status = view.status if self._model_problem is None else self._without_model()
+        age_s = None if view.evidence_at_s is None else frame.captured_at - view.evidence_at_s
+        return LiveFrame(frame=frame, markers=view.markers, status=status, evidence_age_s=age_s)
+
+    def _without_model(self) -> Status:
+        return Status(light=Light.LOST, reason=f"the model does not work: {self._model_problem}")
+
+    def _status_without_picture(self) -> Status:
+        state = self._source.state
+        if state.line is Line.RUNNING:
+            return Status(light=Light.UNCERTAIN, reason="waiting for the next picture")
+        return Status(light=Light.LOST, reason=state.reason or state.line.value)
+
+
+def _size_of(frame: Frame) -> tuple[int, int]:
+    """Width and height."""
+    return frame.picture.width, frame.picture.height

@@ -1,0 +1,93 @@
+"""A picture that cannot be judged is named for what it is, and one that can is let through."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from polypstream.realtime.live.motion import scene_of
+from polypstream.realtime.live.quality import Sight, sight_of
+from polypstream.synthetic import SyntheticClip, frame_at
+
+CLIP = SyntheticClip(width=320, height=240, fps=5, seconds=6)
+Picture = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module", params=[128, 256, 352])
+def pictures(request: pytest.FixtureRequest) -> list[Picture]:
+    side = request.param
+    frames = (frame_at(CLIP, index).rgb for index in range(0, CLIP.frame_count, 5))
+    return [np.asarray(cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA), np.uint8) for rgb in frames]
+
+
+def sight(rgb: Picture) -> Sight:
+    scene = scene_of(rgb)
+    return sight_of(scene.rgb, scene.content)
+
+
+def scaled(rgb: Picture, by: float | tuple[float, float, float], plus: float = 0) -> Picture:
+    inside = (rgb.max(axis=2) > 24)[..., np.newaxis]
+    return np.asarray(np.where(inside, np.clip(rgb * np.array(by) + plus, 0, 255), rgb), np.uint8)
+
+
+def defocused(rgb: Picture) -> Picture:
+    return np.asarray(cv2.GaussianBlur(rgb, (0, 0), 3 * len(rgb) / 128), np.uint8)
+
+
+def without_colour(rgb: Picture) -> Picture:
+    return np.repeat(np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)[..., np.newaxis], 3, axis=2)
+
+
+def test_the_synthetic_colon_is_clear(pictures: list[Picture]) -> None:
+    assert {sight(rgb) for rgb in pictures} == {Sight.CLEAR}
+
+
+def test_blur_is_seen(pictures: list[Picture]) -> None:
+    assert {sight(defocused(rgb)) for rgb in pictures} <= {Sight.BLURRED, Sight.RED_OUT}
+
+
+def test_red_out_is_seen(pictures: list[Picture]) -> None:
+    assert {sight(scaled(defocused(rgb), (1, 0.3, 0.2), plus=40)) for rgb in pictures} == {Sight.RED_OUT}
+
+
+def test_a_washed_picture_is_seen(pictures: list[Picture]) -> None:
+    assert {sight(scaled(rgb, 1.0, plus=190)) for rgb in pictures} == {Sight.WASHED}
+
+
+@pytest.mark.parametrize("tint", [(1, 1, 1), (1, 0.94, 0.86), (0.35, 0.7, 1), (0.4, 0.95, 0.7)])
+def test_walls_and_linen_are_outside_the_body(pictures: list[Picture], tint: tuple[float, float, float]) -> None:
+    assert {sight(scaled(without_colour(rgb), tint)) for rgb in pictures} == {Sight.OUTSIDE}
+
+
+def test_dyed_mucosa_is_not(pictures: list[Picture]) -> None:
+    assert {sight(scaled(rgb, (0.6, 1.1, 1.5))) for rgb in pictures} == {Sight.CLEAR}
+
+
+@pytest.mark.parametrize(("level", "wanted"), [(0, Sight.DARK), (12, Sight.DARK), (255, Sight.WASHED)])
+def test_a_blank_picture_is_named(level: int, wanted: Sight) -> None:
+    assert sight(np.full((128, 128, 3), level, np.uint8)) is wanted
+
+
+def test_every_reason_is_a_few_words() -> None:
+    assert all(0 < len(reason.value) < 40 for reason in Sight if reason is not Sight.CLEAR)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_nearly_all_published_pictures_are_clear() -> None:
+    folder = os.environ.get("POLYPSTREAM_TEST_DATA")
+    if not folder:
+        pytest.skip("POLYPSTREAM_TEST_DATA names no folder")
+    files = [
+        path for part in ("kvasir-seg/images", "polypgen/images") for path in sorted((Path(folder) / part).iterdir())
+    ]
+    sights = []
+    for path in files[::5]:
+        bgr = cv2.imread(str(path))
+        assert bgr is not None
+        small = cv2.resize(bgr, (128, 128), interpolation=cv2.INTER_AREA)
+        sights.append(sight(np.ascontiguousarray(small[..., ::-1])))
+    assert np.mean([found is Sight.CLEAR for found in sights]) > 0.99
