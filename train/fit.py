@@ -23,7 +23,7 @@ from polypstream.train.report import EpochReport, Progress
 from polypstream.train.run_folder import RunFolder
 from polypstream.train.schedule import one_cycle
 from polypstream.train.supervision import loss_weights, with_auxiliary_heads
-from polypstream.train.torch_kernels import fused
+from polypstream.train.torch_kernels import compile_training, fused
 
 STATISTICS_BATCHES = 16
 """How many batches the averaged network's normalisations are measured on, after every epoch."""
@@ -40,10 +40,12 @@ def train(
     progress: Progress,
     workers: int = 1,
     initial: Path | None = None,
+    compiled: bool = False,
 ) -> Path:
     """Train, or go on training where `run` was left, and return the path of `best.keras`, a float32 network.
 
-    `initial` is a Keras model whose weights a new run starts from, at whatever input size it was trained. Raises
+    `initial` is a Keras model whose weights a new run starts from, at whatever input size it was trained. `compiled`
+    has PyTorch compile the network first; it changes rounding, and no setting of the run. Raises
     `TrainingError` when the run folder belongs to another run or cannot be written, `initial` does not fit, or the
     loss is no longer a number; what is on disk stays as it was after the last whole epoch.
     """
@@ -54,6 +56,8 @@ def train(
         samples=training, batch_size=config.batch_size, augmentation=config.augmentation, seed=config.seed
     )
     trainer = _Trainer(config, source, validation, progress, initial)
+    if compiled:
+        compile_training(trainer.model)
     history = folder.resume(trainer.model)
     done = len(history)
     if done == config.epochs:

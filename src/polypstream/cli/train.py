@@ -61,6 +61,10 @@ def train(
         Literal["float32", "mixed_bfloat16", "mixed_float16"],
         typer.Option(help="Of the arithmetic; weights are float32."),
     ] = "mixed_bfloat16",
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="On PyTorch: take minutes to compile, then a third less time for each step."),
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that prepare batches.")] = 2,
 ) -> None:
     """Train ResUNet++, or one of its baselines, on DATA.
@@ -102,6 +106,7 @@ def train(
                 progress=progress,
                 workers=workers,
                 initial=initial,
+                compiled=compiled,
             )
     except KeyboardInterrupt:
         kept = f"{progress.epochs_done} of {epochs} epochs are kept in {escape(str(run))}"
