@@ -59,10 +59,28 @@ def test_the_first_command_installs_and_annotates_the_demo_in_a_new_environment(
     assert "tensorflow" not in packages.stdout.lower()
 
 
+EXAMPLES = re.findall(r"```python\n(.+?)```", README, flags=re.DOTALL)
+
+
+def test_the_live_example_runs(tmp_path: Path) -> None:
+    from polypstream.synthetic import SyntheticClip, write_clip
+
+    _, example = EXAMPLES
+    (tmp_path / "demo").mkdir()
+    write_clip(tmp_path / "demo" / "demo.mp4", SyntheticClip(width=96, height=96, seconds=0.4))
+    model = write_green_finder(tmp_path / "tiny.onnx")
+    quick = example.replace("default_model()", repr(str(model)))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", quick], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("0.36 ")
+
+
 def test_the_python_example_runs(tmp_path: Path) -> None:
     from polypstream.synthetic import SyntheticClip, write_clip
 
-    (example,) = re.findall(r"```python\n(.+?)```", README, flags=re.DOTALL)
+    example, _ = EXAMPLES
     (tmp_path / "demo").mkdir()
     write_clip(tmp_path / "demo" / "demo.mp4", SyntheticClip(width=96, height=96, seconds=0.4))
     model = write_green_finder(tmp_path / "tiny.onnx")
