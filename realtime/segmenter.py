@@ -102,22 +102,29 @@ CANDIDATES = ("onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensor
 """What `auto` tries. Those that change the arithmetic of the model have to be asked for by name."""
 
 
-def segmenter_from_onnx(path: Path | str, *, backend: str = AUTO, threads: int | None = None) -> Segmenter:
-    """Open a model; `auto` times every backend that works here and takes the fastest.
+ModelChoice = Callable[[str], Path]
+"""Gives, for a backend, the file of one network that suits it best, as `polypstream.models.default_model` does."""
+
+
+def segmenter_from_onnx(
+    model: Path | str | ModelChoice, *, backend: str = AUTO, threads: int | None = None
+) -> Segmenter:
+    """Open a model, a file or a choice of files; `auto` times every backend that works here and takes the fastest.
 
     `threads` is how many CPU threads one inference may use; None means all cores. Raises `ModelError` where the file
     is not one of ours, `ConfigError` for an unknown backend, `BackendError` or `MissingExtraError` where the one named
     does not work here.
     """
+    file_for = model if callable(model) else lambda _: Path(model)
     if backend == AUTO:
-        return _fastest(Path(path), threads, CANDIDATES)
+        return _fastest(file_for, threads, CANDIDATES)
     if backend not in BACKENDS:
         raise ConfigError(f"there is no backend '{backend}'; choose one of {', '.join((AUTO, *BACKENDS))}")
-    return BACKENDS[backend](Path(path), threads)
+    return BACKENDS[backend](file_for(backend), threads)
 
 
-def _fastest(path: Path, threads: int | None, candidates: Sequence[str]) -> Segmenter:
-    opened, problems = _opened(path, threads, candidates)
+def _fastest(file_for: ModelChoice, threads: int | None, candidates: Sequence[str]) -> Segmenter:
+    opened, problems = _opened(file_for, threads, candidates)
     times: dict[str, float] = {}
     for name, segmenter in opened.items() if len(opened) > 1 else ():
         try:
@@ -135,12 +142,12 @@ def _fastest(path: Path, threads: int | None, candidates: Sequence[str]) -> Segm
     return chosen
 
 
-def _opened(path: Path, threads: int | None, names: Sequence[str]) -> tuple[dict[str, Segmenter], list[str]]:
+def _opened(file_for: ModelChoice, threads: int | None, names: Sequence[str]) -> tuple[dict[str, Segmenter], list[str]]:
     """Those backends that open the model, and a line for each that is installed and does not."""
     opened, problems = {}, []
     for name in names:
         try:
-            opened[name] = BACKENDS[name](path, threads)
+            opened[name] = BACKENDS[name](file_for(name), threads)
         except (MissingExtraError, ProviderMissingError):
             continue
         except BackendError as error:

@@ -17,6 +17,7 @@ from polypstream.realtime.live.feed import FrameSource, Line
 from polypstream.realtime.live.gauges import Recent
 from polypstream.realtime.live.setup import give_way
 from polypstream.realtime.live.shown import Light, LiveFrame, Status
+from polypstream.realtime.live.sources.decoder import Integrity, integrity_of
 from polypstream.realtime.live.tracker import Tracker
 from polypstream.realtime.preprocess import SmallPicture
 from polypstream.realtime.segmenter import Segmenter
@@ -98,7 +99,8 @@ class LivePipeline:
                 self.captured.add(at_s=frame.captured_at)
                 prepared = _Prepared(frame=frame, rgb=small.of(progressive(frame.picture)))
                 self._to_show.put(prepared)
-                self._to_judge.put(prepared)
+                if integrity_of(frame) is Integrity.WHOLE:
+                    self._to_judge.put(prepared)
         self._to_show.close()
         self._to_judge.close()
 

@@ -158,3 +158,17 @@ def test_segmenters_side_by_side_give_what_one_alone_gives(tmp_path: Path, backe
             np.testing.assert_allclose(each.segment(picture), alone.segment(picture), atol=1e-6)
     (single,) = segmenter_from_onnx(path, backend=backend, threads=1).in_parallel()
     assert single.height == SIZE
+
+
+def test_each_backend_gets_the_file_that_is_chosen_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def choice(backend: str) -> Path:
+        asked.append(backend)
+        return write_green_finder(tmp_path / f"{backend}.onnx")
+
+    monkeypatch.setattr(choosing, "CANDIDATES", ("onnxruntime", "onnxruntime-cuda"))
+    assert segmenter_from_onnx(choice).height == SIZE
+    assert asked == ["onnxruntime", "onnxruntime-cuda"]
+    assert segmenter_from_onnx(choice, backend="onnxruntime").height == SIZE
+    assert asked[2:] == ["onnxruntime"]

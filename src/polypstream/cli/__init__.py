@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from polypstream import __version__
-from polypstream.cli import annotate, build, doctor, evaluate, export, train
+from polypstream.cli import annotate, build, doctor, evaluate, export, live, train
 from polypstream.errors import PolypstreamError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (annotate, train, evaluate, export, build, doctor):
+for command in (annotate, live, train, evaluate, export, build, doctor):
     command.register(app)
 
 

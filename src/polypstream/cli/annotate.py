@@ -52,7 +52,6 @@ def annotate(
     For each video, OUTPUT receives <stem>_overlay.mp4, the same video with contours, and <stem>_polyps.jsonl, a line
     per frame. Research software, not a medical device.
     """
-    from polypstream.models import default_model
     from polypstream.realtime.annotate import AnnotateConfig
     from polypstream.realtime.sink import Encoding
 
@@ -60,7 +59,7 @@ def annotate(
     if not videos and not demo:
         raise typer.BadParameter("name at least one video, or use --demo", param_hint="VIDEOS")
     _check_names(videos, demo=demo)
-    segmenter = opened(model or default_model(), backend)
+    segmenter = opened(model, backend)
     config = AnnotateConfig(
         threshold=segmenter.contract.threshold if threshold is None else threshold,
         encoding=Encoding(codec=codec, quality=_quality(quality)),

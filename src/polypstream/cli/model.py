@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from polypstream.realtime.segmenter import Segmenter
 
 
-def opened(path: Path, backend: str) -> "Segmenter":
-    """Open a model in a backend; one that fails to start is replaced, with a line on standard error that says so."""
+def opened(path: Path | None, backend: str, *, threads: int | None = None) -> "Segmenter":
+    """Open a model, or the package's own; a backend that fails to start is replaced, with a line that says so."""
+    from polypstream.models import default_model
     from polypstream.realtime.segmenter import AUTO, segmenter_from_onnx
 
+    model = path or default_model
     console = Console(stderr=True)
     try:
-        segmenter = segmenter_from_onnx(path, backend=backend)
+        segmenter = segmenter_from_onnx(model, backend=backend, threads=threads)
     except (BackendError, MissingExtraError) as error:
         if backend == AUTO:
             raise
@@ -27,7 +29,7 @@ def opened(path: Path, backend: str) -> "Segmenter":
             highlight=False,
             soft_wrap=True,
         )
-        segmenter = segmenter_from_onnx(path)
+        segmenter = segmenter_from_onnx(model, threads=threads)
     for notice in segmenter.notices:
         console.print(escape(notice), highlight=False, soft_wrap=True)
     return segmenter
