@@ -14,14 +14,17 @@ import av
 
 from polypstream.synthetic import SyntheticClip, frames_of
 
+BITS_PER_SECOND = 10_000_000
+"""What an encoder for 1080p30 is commonly set to."""
 MUX = {"muxdelay": "0", "muxpreload": "0", "flush_packets": "1"}
 
 
 def write_numbered_clip(path: Path, clip: SyntheticClip) -> None:
     """Render a clip and encode it as a live encoder would: H.264 in MPEG-TS, no B-frames, a key frame a second."""
     with av.open(str(path), "w", format="mpegts") as container:
-        options = {"preset": "veryfast", "tune": "zerolatency", "crf": "20", "g": str(clip.fps)}
+        options = {"preset": "veryfast", "tune": "zerolatency", "g": str(clip.fps), "maxrate": "12M", "bufsize": "2M"}
         stream = container.add_stream("libx264", rate=clip.fps, options=options)
+        stream.bit_rate = BITS_PER_SECOND
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
         for frame in frames_of(clip):
             picture = av.VideoFrame.from_ndarray(frame.rgb, format="rgb24").reformat(format="yuv420p")
@@ -33,7 +36,11 @@ def write_numbered_clip(path: Path, clip: SyntheticClip) -> None:
 def send(clip: Path, url: str, log: Path, *, seconds: float) -> None:
     """Send the clip in real time for so long, from its beginning again whenever it ends."""
     pause = Event()
-    with av.open(str(clip)) as source, av.open(url, "w", format="mpegts", options=MUX) as feed, log.open("w") as times:
+    with (
+        av.open(str(clip)) as source,
+        av.open(url, "w", format="mpegts", options=MUX) as feed,
+        log.open("w", buffering=1) as times,
+    ):
         video = source.streams.video[0]
         out = feed.add_stream_from_template(video)
         rate, base = video.average_rate, video.time_base

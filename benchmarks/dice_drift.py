@@ -6,7 +6,6 @@ taken in source pixels at the model's threshold, and differences are run minus K
 """
 
 import argparse
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import RESULTS, write_report
+from polypstream.export.toolchain import load_toolchain, quiet_native_logs
 from polypstream.metrics import Overlap
 from polypstream.realtime.frame import Probability, Rgb
 from polypstream.realtime.segmenter import Segmenter, segmenter_from_onnx
@@ -56,10 +56,11 @@ def clip_samples(data: Path) -> Iterator[Sample]:
 
 def keras_predict(path: Path, *, height: int, width: int) -> Predict:
     """The Keras model in float32 at the given input size."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    load_toolchain()
     from polypstream.export.network import float32_network, network_from_file
 
-    network = float32_network(network_from_file(path), height=height, width=width)
+    with quiet_native_logs():
+        network = float32_network(network_from_file(path), height=height, width=width)
 
     def predict(rgb: Rgb) -> Probability:
         return np.asarray(network.predict_on_batch(rgb[None].astype(np.float32) / 255)[0, :, :, 0], np.float32)
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--keras", type=Path, required=True, help="the trained model")
     parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
     parser.add_argument("--run", action="append", required=True, metavar="MODEL.onnx:BACKEND")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON")
     options = parser.parse_args()
     sets = {"test split": list(test_samples(options.data)), "clip": list(clip_samples(options.data))}
     rows = []

@@ -1,6 +1,6 @@
 """A live session over loopback, measured from the pixels that arrive: nothing lost, nothing late, nothing that grows.
 
-Run with `python -m benchmarks.live [--minutes 10] [--transport tcp|udp] [--model MODEL.onnx]`; `--soak HOURS` goes on
+Run with `python -m benchmarks.live [--minutes 10] [--transport tcp|udp] [--clip CLIP.ts]`; `--soak HOURS` goes on
 for hours. Another process sends a numbered 1080p30 clip in real time. The picture's bar code, read where a sink is
 handed the frame, tells which frame it is; the sender's log tells when that one was sent. Both clocks are the system's
 monotonic one.
@@ -25,7 +25,7 @@ from benchmarks.report import RESULTS, write_report
 from polypstream.models import default_model
 from polypstream.realtime.frame import Frame
 from polypstream.realtime.live.pipeline import LivePipeline
-from polypstream.realtime.live.setup import live_threads
+from polypstream.realtime.live.setup import live_threads, quick_switching
 from polypstream.realtime.live.shown import LiveFrame
 from polypstream.realtime.live.sources import source_from_address
 from polypstream.realtime.live.tracker import Tracker
@@ -75,14 +75,14 @@ def watch(url: str, segmenter: Segmenter, *, seconds: float) -> tuple[Arrivals, 
     """Receive for so long; the sink only reads the number."""
     arrivals, loops, before = Arrivals(), 0, -1
     evidence: float | None = None
-    with LivePipeline(source_from_address(url), segmenter, Tracker()) as live:
+    with quick_switching(), LivePipeline(source_from_address(url), segmenter, Tracker()) as live:
         began: float | None = None
         for shown in live:
             now = monotonic()
             if isinstance(shown, LiveFrame):
                 began = began or now
                 number = number_in(shown.frame)
-                loops += number is not None and number < before
+                loops += number is not None and before - number > CLIP.frame_count // 2
                 before = before if number is None else number
                 arrivals.numbers.append(-1 if number is None else loops * CLIP.frame_count + number)
                 arrivals.shown_at.append(now)
@@ -107,14 +107,15 @@ def memory_mb() -> float:
     return pages * 4096 / 1e6
 
 
-def measure(model: Path, *, backend: str, transport: str, minutes: float) -> dict[str, object]:
+def measure(model: Path, clip: Path | None, *, backend: str, transport: str, minutes: float) -> dict[str, object]:
     """One session; delays in milliseconds, over all that came after settling."""
     segmenter = segmenter_from_onnx(model, backend=backend, threads=live_threads())
     bare_ms = time_per_picture_ms(segmenter)
     seconds = minutes * 60 + SETTLING_S
     with tempfile.TemporaryDirectory() as folder:
-        clip, log = Path(folder) / "clip.ts", Path(folder) / "sent.txt"
-        write_numbered_clip(clip, CLIP)
+        clip, log = clip or Path(folder) / "clip.ts", Path(folder) / "sent.txt"
+        if not clip.exists():
+            write_numbered_clip(clip, CLIP)
         send_url, receive_url = _urls(transport)
         with camera(clip, send_url, log, seconds=seconds + 30):
             arrivals, counts = watch(receive_url, segmenter, seconds=seconds)
@@ -191,11 +192,12 @@ def main() -> None:
     parser.add_argument("--transport", choices=["tcp", "udp"], default="tcp")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--soak", type=float, metavar="HOURS", help="go on for so many hours")
+    parser.add_argument("--clip", type=Path, help="where the numbered clip is kept from one run to the next")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON")
     options = parser.parse_args()
     minutes = options.soak * 60 if options.soak else options.minutes
     model = options.model or default_model()
-    results = measure(model, backend=options.backend, transport=options.transport, minutes=minutes)
+    results = measure(model, options.clip, backend=options.backend, transport=options.transport, minutes=minutes)
     path = write_report("live", results, folder=options.results)
     for name, value in results.items():
         print(f"{name:24} {value}")

@@ -92,6 +92,13 @@ class Keeper:
         if self._record is not Record.FEED:
             self._add_recorder("overlay", OverlayConfig(style=self._style))
 
+    def record_pictures(self) -> None:
+        """In place of packets, which the source turns out not to have, record its pictures."""
+        if self._feed is not None:
+            self._source.attach(None)
+            self._feed = None
+            self._add_recorder("feed", OverlayConfig(style=None))
+
     def stop_recording(self) -> None:
         """End the recording properly, if one is on."""
         if not self.is_recording:

@@ -59,20 +59,20 @@ class Session:
         self._live.close()
 
     def run(self, *, record: bool = False) -> Summary:
-        """Show until the end; `record` begins a recording with the first picture."""
+        """Show until the end; `record` begins a recording at once."""
         with ExitStack() as stack:
             for viewer in self._viewers:
                 stack.callback(viewer.close)
             if self._keeper is not None:
                 stack.enter_context(self._keeper)
             self._note(EventKind.SESSION_STARTED, source=self._source.label, **self._settings())
+            if record and self._keeper is not None:
+                self._keeper.start_recording(has_packets=True)
             with self._live:
                 for item in self._live:
                     self._follow_line()
                     if isinstance(item, LiveFrame):
                         self._show(item)
-                        if record and self._frames == 1:
-                            self._start_recording()
                     else:
                         self._tell(item)
                     for command in self._commands.waiting():
@@ -118,6 +118,8 @@ class Session:
             self._polyps += event.kind is EventKind.POLYP_APPEARED
             self._keep(event)
         if self._keeper is not None:
+            if not self._source.has_packets:
+                self._keeper.record_pictures()
             self._keeper.show(shown)
 
     def _tell(self, status: Status) -> None:
@@ -154,13 +156,9 @@ class Session:
         if command is Action.SNAPSHOT and self._newest is not None:
             self._keeper.take_snapshot(self._newest)
         elif command is Action.RECORD_START:
-            self._start_recording()
+            self._keeper.start_recording(has_packets=self._source.has_packets)
         elif command is Action.RECORD_STOP:
             self._keeper.stop_recording()
-
-    def _start_recording(self) -> None:
-        if self._keeper is not None:
-            self._keeper.start_recording(has_packets=self._source.has_packets)
 
     def _set_threshold(self, value: float) -> None:
         self._gauges = None

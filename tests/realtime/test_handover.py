@@ -111,7 +111,7 @@ def test_a_capacity_below_one_is_refused() -> None:
 
 def test_waiting_for_an_item_ends_after_the_time_given_and_loses_nothing() -> None:
     handover: Handover[int] = Handover(capacity=1)
-    with pytest.raises(TimeoutError, match="0.01 s"):
+    with pytest.raises(TimeoutError, match=r"0\.01 s"):
         handover.get(timeout_s=0.01)
     handover.put(7)
     assert handover.get(timeout_s=60) == 7

@@ -108,8 +108,8 @@ def live(
             open_viewers.callback(viewer.close)
             viewers.append(viewer)
         session = Session(feed, pipeline, viewers=viewers, commands=commands, keeper=keeper)
-        _say(f"watching {feed.label}; Ctrl-C ends everything properly")
         with quick_switching(), _ended_by_signals(commands):
+            _say(f"watching {feed.label}; Ctrl-C ends everything properly")
             summary = _run(session, viewers[0], record=record_now)
     _print(summary, keeper.folder)
 
