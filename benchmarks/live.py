@@ -3,7 +3,8 @@
 Run with `python -m benchmarks.live [--minutes 10] [--transport tcp|udp] [--clip CLIP.ts]`; `--soak HOURS` goes on
 for hours. Another process sends a numbered 1080p30 clip in real time. The picture's bar code, read where a sink is
 handed the frame, tells which frame it is; the sender's log tells when that one was sent. Both clocks are the system's
-monotonic one.
+monotonic one. The video delay runs from the decoded picture to the hand-over; beside it stand the same with decoding,
+from the arrival of the frame's last packet, and from the moment of sending.
 """
 
 import argparse
@@ -47,6 +48,8 @@ class Arrivals:
     """Read from the pixels, and counted on where the clip begins again; -1 where unreadable."""
     shown_at: list[float] = field(default_factory=list)
     captured_at: list[float] = field(default_factory=list)
+    """When the last packet of the frame had arrived."""
+    decoded_at: list[float] = field(default_factory=list)
     marker_s: list[tuple[float, float]] = field(default_factory=list)
     """When the first frame with new evidence was handed over, and how old that evidence was."""
     memory_mb: list[tuple[float, float]] = field(default_factory=list)
@@ -87,6 +90,7 @@ def watch(url: str, segmenter: Segmenter, *, seconds: float) -> tuple[Arrivals, 
                 arrivals.numbers.append(-1 if number is None else loops * CLIP.frame_count + number)
                 arrivals.shown_at.append(now)
                 arrivals.captured_at.append(shown.frame.captured_at)
+                arrivals.decoded_at.append(shown.decoded_at or shown.frame.captured_at)
                 if (
                     shown.evidence_age_s is not None
                     and (at := shown.frame.captured_at - shown.evidence_age_s) != evidence
@@ -135,11 +139,12 @@ def measure(model: Path, clip: Path | None, *, backend: str, transport: str, min
 
 def summary(arrivals: Arrivals, sent: dict[int, float]) -> dict[str, object]:
     """The figures, from the raw samples after settling."""
-    numbers, shown, captured = (np.array(v) for v in (arrivals.numbers, arrivals.shown_at, arrivals.captured_at))
+    numbers, shown = np.array(arrivals.numbers), np.array(arrivals.shown_at)
+    captured, decoded = np.array(arrivals.captured_at), np.array(arrivals.decoded_at)
     counted = (shown > shown[0] + SETTLING_S) & (numbers >= 0)
     first, last = numbers[counted].min(), numbers[counted].max()
     unreadable = int(np.count_nonzero((numbers < 0) & (shown > shown[0] + SETTLING_S)))
-    video_ms = (shown - captured)[counted] * 1000
+    video_ms, with_decoding_ms = (shown - decoded)[counted] * 1000, (shown - captured)[counted] * 1000
     sent_at = np.array([sent[number] for number in numbers[counted].tolist()])
     marker_at, marker_s = np.array(arrivals.marker_s).T
     marker_ms = marker_s[marker_at > shown[0] + SETTLING_S] * 1000
@@ -150,6 +155,7 @@ def summary(arrivals: Arrivals, sent: dict[int, float]) -> dict[str, object]:
         "frames_displayed": len(set(numbers[counted].tolist())),
         "frames_unreadable": unreadable,
         "video_delay_ms": spread(video_ms),
+        "video_delay_with_decoding_ms": spread(with_decoding_ms),
         "sent_to_sink_ms": spread((shown[counted] - sent_at) * 1000),
         "marker_delay_ms": spread(marker_ms),
         "judged_fps": len(marker_ms) / (shown[counted][-1] - shown[counted][0]),

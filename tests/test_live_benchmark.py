@@ -12,7 +12,8 @@ def arrivals(*, lost: set[int] = frozenset(), unreadable: set[int] = frozenset()
             continue
         captured = start + number * period
         made.numbers.append(-1 if number in unreadable else number)
-        made.captured_at.append(captured)
+        made.captured_at.append(captured - 0.003)
+        made.decoded_at.append(captured)
         made.shown_at.append(captured + 0.004 + late * number * period)
         if number % 3 == 0:
             made.marker_s.append((captured + 0.004, 0.05))
@@ -29,6 +30,7 @@ def test_a_session_without_fault_is_told_so() -> None:
     assert found["frames_sent"] == found["frames_displayed"] == pytest.approx(30 * 30, abs=2)
     assert found["frames_unreadable"] == 0
     assert found["video_delay_ms"]["p99"] == pytest.approx(4, abs=0.01)  # type: ignore[index]
+    assert found["video_delay_with_decoding_ms"]["p50"] == pytest.approx(7, abs=0.01)  # type: ignore[index]
     assert found["sent_to_sink_ms"]["p50"] == pytest.approx(6, abs=0.01)  # type: ignore[index]
     assert found["marker_delay_ms"]["p99"] == pytest.approx(50, abs=0.01)  # type: ignore[index]
     assert found["end_against_beginning"]["memory"] == 1  # type: ignore[index]

@@ -33,6 +33,7 @@ TICK_S = 0.2
 class _Prepared:
     frame: Frame
     rgb: Rgb
+    decoded_at: float
 
 
 class LivePipeline:
@@ -96,8 +97,10 @@ class LivePipeline:
         small = SmallPicture(height=self._segmenter.height, width=self._segmenter.width)
         with self._source:
             for frame in self._source:
+                decoded_at = monotonic()
                 self.captured.add(at_s=frame.captured_at)
-                prepared = _Prepared(frame=frame, rgb=small.of(progressive(frame.picture)))
+                rgb = small.of(progressive(frame.picture))
+                prepared = _Prepared(frame=frame, rgb=rgb, decoded_at=decoded_at)
                 self._to_show.put(prepared)
                 if integrity_of(frame) is Integrity.WHOLE:
                     self._to_judge.put(prepared)
@@ -136,7 +139,9 @@ class LivePipeline:
             self.marker_delay.add(now - view.evidence_at_s, at_s=now)
         status = view.status if self._model_problem is None else self._without_model()
         age_s = None if view.evidence_at_s is None else frame.captured_at - view.evidence_at_s
-        return LiveFrame(frame=frame, markers=view.markers, status=status, evidence_age_s=age_s)
+        return LiveFrame(
+            frame=frame, markers=view.markers, status=status, evidence_age_s=age_s, decoded_at=item.decoded_at
+        )
 
     def _without_model(self) -> Status:
         return Status(light=Light.LOST, reason=f"the model does not work: {self._model_problem}")

@@ -48,3 +48,5 @@ class LiveFrame:
     status: Status
     evidence_age_s: float | None
     """How much older than this frame the newest frame that the network has judged is; None before the first."""
+    decoded_at: float | None = None
+    """Monotonic seconds at which its picture had been decoded: what came before is the feed's codec, not ours."""
