@@ -14,10 +14,15 @@ import onnx
 from polypstream import __version__
 from polypstream.contract import ModelContract
 from polypstream.errors import ModelError, SinkError
+from polypstream.export.calibration import calibration_pictures
 from polypstream.export.config import ExportConfig
+from polypstream.export.cost import gmac
 from polypstream.export.graph import operator_counts
 from polypstream.export.network import float32_network, network_from_file
 from polypstream.export.onnx_from_keras import onnx_from_keras
+from polypstream.export.optimise import optimised
+from polypstream.export.precision import PrecisionLoss, narrowed
+from polypstream.export.session import Pictures, frame_ms
 from polypstream.export.verify import TOLERANCE, Verification, verification_pictures, verify_against_keras
 
 
@@ -33,23 +38,40 @@ class ExportReport:
     """Parameters of the Keras network; the file holds fewer, as normalisations are folded."""
     size_bytes: int
     verification: Verification
+    """Of the float32 graph that the file holds, or was made from."""
+    loss: PrecisionLoss | None
+    """What a narrower precision changes; None for fp32."""
+    gmac_before: float
+    """Thousand million multiply-accumulates of the graph as Keras has it, for one frame."""
+    gmac: float
+    """Of the file."""
+    frame_ms_before: float
+    """Milliseconds that the graph as Keras has it takes for a frame here, in ONNX Runtime."""
+    frame_ms: float
+    """Of the file."""
     seconds: float
 
 
 def export_model(config: ExportConfig) -> ExportReport:
     """Export one model and verify the file before it gets its name.
 
-    Raises `ModelError` where the Keras file is no network of ours or the file differs from it by more than 1e-5,
-    `ConfigError` where the size does not fit, `SinkError` where the output cannot be written.
+    Raises `ModelError` where the Keras file is no network of ours or the float32 graph differs from it by more than
+    1e-5, `ConfigError` where the size does not fit, `DatasetError` where the pictures to fit a precision to cannot be
+    read, `SinkError` where the output cannot be written.
     """
     began = time.monotonic()
     with _appearing_when_done(config.output) as unfinished:
         network = float32_network(network_from_file(config.model), height=config.height, width=config.width)
-        model = onnx_from_keras(network)
         contract = _contract(config, network)
-        describe(model, contract)
-        unfinished.write_bytes(model.SerializeToString(deterministic=True))
-        verification = _verified(unfinished, network, contract)
+        pictures = _pictures(config, contract)
+        plain = onnx_from_keras(network)
+        model = plain if config.rewriting == "plain" else optimised(plain)
+        _write(model, contract, unfinished)
+        verification, loss = _verified(unfinished, network, contract), None
+        if pictures is not None:
+            model, loss = narrowed(model, pictures, precision=config.precision, engine=config.engine)
+            _write(model, contract, unfinished)
+        times = frame_ms({"before": plain, "after": model})
         size_bytes = unfinished.stat().st_size
     return ExportReport(
         output=config.output,
@@ -58,6 +80,11 @@ def export_model(config: ExportConfig) -> ExportReport:
         parameters=network.count_params(),
         size_bytes=size_bytes,
         verification=verification,
+        loss=loss,
+        gmac_before=gmac(plain),
+        gmac=gmac(model),
+        frame_ms_before=times["before"],
+        frame_ms=times["after"],
         seconds=time.monotonic() - began,
     )
 
@@ -88,7 +115,20 @@ def _contract(config: ExportConfig, network: keras.Model) -> ModelContract:
         threshold=config.threshold,
         training_data=config.training_data,
         licence=config.licence,
+        precision=config.precision,
     )
+
+
+def _pictures(config: ExportConfig, contract: ModelContract) -> Pictures | None:
+    """What the precision is fitted to; None for fp32."""
+    if config.precision == "fp32":
+        return None
+    return calibration_pictures(config.calibration, splits=config.splits, height=contract.height, width=contract.width)
+
+
+def _write(model: onnx.ModelProto, contract: ModelContract, path: Path) -> None:
+    describe(model, contract)
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _verified(path: Path, network: keras.Model, contract: ModelContract) -> Verification:

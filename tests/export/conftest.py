@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -16,6 +17,8 @@ import onnxruntime  # noqa: E402
 
 from polypstream.export.config import ExportConfig  # noqa: E402
 from polypstream.export.exporter import ExportReport, export_model  # noqa: E402
+from polypstream.export.session import Pictures  # noqa: E402
+from polypstream.export.verify import verification_pictures  # noqa: E402
 from polypstream.train.resunetpp import resunetpp  # noqa: E402
 
 WIDTHS = (8, 8, 8, 8, 8)
@@ -71,10 +74,32 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ExportRepo
 
 @pytest.fixture(scope="session")
 def report(export: Callable[..., ExportReport], keras_file: Path) -> ExportReport:
-    """The narrow network, exported at its own size."""
+    """The narrow network, exported at its own size, its graph as Keras has it."""
     return export(
-        keras_file, name="small", version="3", threshold=0.4, training_data="none, random weights", licence="Apache-2.0"
+        keras_file,
+        name="small",
+        version="3",
+        threshold=0.4,
+        training_data="none, random weights",
+        licence="Apache-2.0",
+        rewriting="plain",
     )
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Pictures:
+    """Tissue-like pictures for the narrow network."""
+    return np.concatenate([verification_pictures(64, 64)[1:], verification_pictures(72, 64)[1:, 8:]])
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dozen images of some size, as PNG files."""
+    folder: Path = tmp_path_factory.mktemp("calibration")
+    for index in range(12):
+        rgb = verification_pictures(80 + 8 * index, 96)[1 + index % 3]
+        cv2.imwrite(str(folder / f"{index:02d}.png"), rgb[:, :, ::-1])
+    return folder
 
 
 @pytest.fixture(scope="session")

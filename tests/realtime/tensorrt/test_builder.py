@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from polypstream import __version__
-from polypstream.contract import ModelContract
 from polypstream.errors import BackendError, ConfigError, MissingExtraError, ModelError, ProviderMissingError, SinkError
 from polypstream.realtime.tensorrt import adapter, builder
 from polypstream.realtime.tensorrt.adapter import Log, load_tensorrt
@@ -333,24 +333,43 @@ def test_with_no_driver_the_process_lives_and_says_so(green: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
-def test_resunetpp_builds_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resunetpp_builds_in_every_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All 4 million weights, through the real export, at a small size."""
     from polypstream.export.toolchain import load_toolchain
 
     load_toolchain()
+    from polypstream.export import int8
     from polypstream.export.config import ExportConfig
     from polypstream.export.exporter import export_model
     from polypstream.train.resunetpp import resunetpp
 
-    network = resunetpp(height=64, width=64)
-    network.save(tmp_path / "network.keras")
-    report = export_model(ExportConfig(model=tmp_path / "network.keras", output=tmp_path / "network.onnx", name="full"))
-    engine = build_engine(report.output, folder=tmp_path, config=AHEAD)
-    assert isinstance(engine.contract, ModelContract)
-    assert 15e6 < engine.sidecar.engine_bytes < 40e6
+    monkeypatch.setattr(int8, "_MAY_BE_LEFT_OUT", ())  # the search for sensitive nodes takes minutes
+    resunetpp(height=64, width=64).save(tmp_path / "network.keras")
+    for index, rgb in enumerate(np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), rgb)
+    built = {}
+    for precision in ("fp32", "fp16", "int8"):
+        report = export_model(
+            ExportConfig(
+                model=tmp_path / "network.keras",
+                output=tmp_path / f"{precision}.onnx",
+                name=f"full-{precision}",
+                precision=precision,
+                engine="tensorrt",
+                calibration=() if precision == "fp32" else (tmp_path,),
+            )
+        )
+        built[precision] = build_engine(report.output, folder=tmp_path, config=AHEAD).sidecar
+        assert built[precision].contract.precision == built[precision].key.precision == precision
+    assert 15e6 < built["fp32"].engine_bytes < 40e6
+    assert built["fp16"].engine_bytes < 0.65 * built["fp32"].engine_bytes
+    assert built["int8"].engine_bytes < 0.65 * built["fp32"].engine_bytes
     with capsys.disabled():
-        sidecar = engine.sidecar
-        print(f"\nResUNet++ fp32, 64x64: {sidecar.engine_bytes / 1e6:.1f} MB in {sidecar.build_seconds:.1f} s", end=" ")
+        for precision, sidecar in built.items():
+            size, seconds = sidecar.engine_bytes / 1e6, sidecar.build_seconds
+            print(f"\nResUNet++ {precision}, 64x64: {size:.1f} MB in {seconds:.1f} s", end=" ")
 
 
 def test_the_tiny_models_of_these_tests_are_whole(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""8 bits written into an ONNX: Q/DQ nodes around what is to be computed in integers, weights in 8 bits per channel.
+
+Two engines, two styles, as each runs the other's slowly:
+
+- `onnxruntime`: unsigned activations, every step between two convolutions quantised too, in the forms of `cpu_form`.
+- `tensorrt`: signed activations with zero point 0, at the inputs of convolutions only. OpenVINO likes this one as well.
+"""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, helper
+from onnxruntime.quantization import QDQQuantizer, QuantType
+from onnxruntime.quantization.calibrate import TensorData
+
+from polypstream.errors import ModelError
+from polypstream.export.config import Engine
+from polypstream.export.lookup import Lookup, with_shapes
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Per tensor, the lowest and the highest value that the 8 bits cover; they hold 0, as padding needs."""
+
+_QUANTISED: Mapping[Engine, tuple[str, ...]] = {
+    "onnxruntime": (
+        *("Conv", "Relu", "Add", "Mul", "MaxPool", "GlobalAveragePool"),
+        *("Concat", "Slice", "Transpose", "Reshape", "Resize", "DepthToSpace"),
+    ),
+    "tensorrt": ("Conv",),
+}
+
+
+def quantised(model: ModelProto, ranges: Ranges, *, engine: Engine, keep_fp32: Collection[str] = ()) -> ModelProto:
+    """The model in 8 bits, but for the nodes that `keep_fp32` names.
+
+    Raises `ModelError` where a name is none of the model's.
+    """
+    if unknown := sorted(set(keep_fp32) - {node.name for node in model.graph.node}):
+        raise ModelError(f"the model has no node named {', '.join(unknown)}; keep_fp32 names nodes of the FP32 form")
+    copy = with_shapes(model)
+    symmetric = engine == "tensorrt"
+    helper.set_model_props(copy, {"onnx.infer": "onnxruntime.quant"})  # shapes are known: it writes no temporary file
+    tool = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+        tensors_range={
+            name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()
+        },
+        nodes_to_quantize=[name for name in quantisable_nodes(model, engine=engine) if name not in keep_fp32],
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(_QUANTISED[engine]),
+        extra_options={
+            "ActivationSymmetric": symmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": not symmetric,  # TensorRT refuses biases in integers
+            "OpTypesToExcludeOutputQuantization": list(_QUANTISED[engine]) if symmetric else [],
+        },
+    )
+    tool.quantize_model()
+    tool.model.topological_sort()
+    result = with_shapes(tool.model.model)
+    result.producer_name, result.producer_version = model.producer_name, model.producer_version
+    del result.metadata_props[:]
+    result.metadata_props.extend(model.metadata_props)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def quantisable_nodes(model: ModelProto, *, engine: Engine) -> list[str]:
+    """The nodes that are quantised unless told otherwise, in graph order.
+
+    Not the gates of squeeze-and-excitation, which work on one value per channel, nor what works on a single channel,
+    the logit: both cost next to nothing and err for the whole picture.
+    """
+    look = Lookup(model.graph)
+    return [node.name for node in model.graph.node if node.op_type in _QUANTISED[engine] and _is_map(node, look)]
+
+
+def _is_map(node: NodeProto, look: Lookup) -> bool:
+    taken = [name for name in node.input if name and not look.is_constant(name)]
+    if not taken or node.op_type == "GlobalAveragePool":
+        return bool(taken)
+    shape = look.shape(node.output[0])
+    channels_last = node.op_type in ("Transpose", "Reshape", "Concat")
+    return len(shape) == 4 and (channels_last or (shape[1] > 1 and max(shape[2:]) > 1))
