@@ -155,8 +155,8 @@ def _calibration(reliability: Reliability) -> dict[str, object]:
     }
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """The tables, from a report as written."""
+def points_table(report: Mapping[str, Any]) -> str:
+    """The two points on every set, from a report as written."""
     lines = [
         "| operating point | threshold | smallest region | frames | sensitivity [95%] | false alarms [95%] | stray |",
         "|---|---|---|---|---|---|---|",
@@ -168,7 +168,13 @@ def markdown(report: Mapping[str, Any]) -> str:
             stray = row.get("stray_regions_per_polyp_frame")
             setting = f"{point['threshold']:.2f} | {point['min_area_share']:.2%}"
             lines.append(f"| {name} | {setting} | {counts} | {figures} | {'' if stray is None else f'{stray:.2f}'} |")
+    return "\n".join(lines)
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """All tables."""
     least = MIN_AREA_SHARES[0]
+    lines = [points_table(report)]
     lines += ["", f"Sensitivity / false alarms by threshold; smallest region {least:.2%} of the picture:", ""]
     names = (VALIDATION, CLIP, SEEN)
     lines += [f"| threshold | {' | '.join(names)} |", "|---|---|---|---|"]

@@ -172,3 +172,13 @@ def test_each_backend_gets_the_file_that_is_chosen_for_it(tmp_path: Path, monkey
     assert asked == ["onnxruntime", "onnxruntime-cuda"]
     assert segmenter_from_onnx(choice, backend="onnxruntime").height == SIZE
     assert asked[2:] == ["onnxruntime"]
+
+
+def test_what_rounding_puts_beyond_one_is_brought_back_and_nothing_more() -> None:
+    beyond = np.float32([[1.0000001, 0.5], [-1e-9, 0.0]])
+    checked = checked_probability(beyond)
+    assert checked.min() == 0
+    assert checked.max() == 1
+    assert checked[0, 1] == 0.5
+    with pytest.raises(BackendError, match="where probabilities belong"):
+        checked_probability(np.float32([[1.00001]]))
