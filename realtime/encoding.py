@@ -50,7 +50,7 @@ class Encoding:
     """`h264`, `hevc`, `ffv1`, `av1`, `vp9`, or the name of any of FFmpeg's video encoders."""
     quality: int | Literal["lossless"] = 18
     """Constant rate factor, 0 (best) to 51; ignored by codecs that are lossless in any case."""
-    preset: str = "veryfast"
+    preset: str = "superfast"
     """Speed against size, for encoders that have presets of that name."""
 
     def __post_init__(self) -> None:
