@@ -25,6 +25,7 @@ from polypstream.realtime.stage import Stages
 
 DISPLAY_CAPACITY = 8
 """Frames that wait for a caller that is busy; then the oldest is dropped, and counted."""
+LEAST_STEP_S = 1e-6
 TICK_S = 0.2
 """Without a picture for so long, the caller is told how things stand."""
 
@@ -33,6 +34,9 @@ TICK_S = 0.2
 class _Prepared:
     frame: Frame
     rgb: Rgb
+    at_s: float
+    """When the frame was captured, or just after the frame before it: where frames are sent in another order than they
+    are shown, some arrive before their predecessors."""
     decoded_at: float
 
 
@@ -95,12 +99,14 @@ class LivePipeline:
 
     def _capture(self) -> None:
         small = SmallPicture(height=self._segmenter.height, width=self._segmenter.width)
+        at_s = 0.0
         with self._source:
             for frame in self._source:
                 decoded_at = monotonic()
-                self.captured.add(at_s=frame.captured_at)
+                at_s = max(frame.captured_at, at_s + LEAST_STEP_S)
+                self.captured.add(at_s=at_s)
                 rgb = small.of(progressive(frame.picture))
-                prepared = _Prepared(frame=frame, rgb=rgb, decoded_at=decoded_at)
+                prepared = _Prepared(frame=frame, rgb=rgb, at_s=at_s, decoded_at=decoded_at)
                 self._to_show.put(prepared)
                 if integrity_of(frame) is Integrity.WHOLE:
                     self._to_judge.put(prepared)
@@ -121,7 +127,7 @@ class LivePipeline:
     def _judge(self, item: _Prepared) -> None:
         try:
             probability = within_content(self._segmenter.segment(item.rgb), item.rgb)
-            self.tracker.judge(probability, rgb=item.rgb, at_s=item.frame.captured_at, size=_size_of(item.frame))
+            self.tracker.judge(probability, rgb=item.rgb, at_s=item.at_s, size=_size_of(item.frame))
         except Exception as error:  # noqa: BLE001 - whatever the model does, the picture goes on
             self._model_problem = str(error) or type(error).__name__
             self.tracker.forget()
@@ -131,14 +137,14 @@ class LivePipeline:
 
     def _shown(self, item: _Prepared) -> LiveFrame:
         frame = item.frame
-        view = self.tracker.view(rgb=item.rgb, at_s=frame.captured_at, size=_size_of(frame))
+        view = self.tracker.view(rgb=item.rgb, at_s=item.at_s, size=_size_of(frame))
         now = monotonic()
         self.video_delay.add(now - frame.captured_at, at_s=now)
         if view.evidence_at_s is not None and view.evidence_at_s != self._shown_evidence:
             self._shown_evidence = view.evidence_at_s
             self.marker_delay.add(now - view.evidence_at_s, at_s=now)
         status = view.status if self._model_problem is None else self._without_model()
-        age_s = None if view.evidence_at_s is None else frame.captured_at - view.evidence_at_s
+        age_s = None if view.evidence_at_s is None else item.at_s - view.evidence_at_s
         return LiveFrame(
             frame=frame, markers=view.markers, status=status, evidence_age_s=age_s, decoded_at=item.decoded_at
         )

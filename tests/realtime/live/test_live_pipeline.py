@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from polypstream.errors import BackendError, SourceError
+from polypstream.realtime.frame import Frame
 from polypstream.realtime.live.feed import Line
 from polypstream.realtime.live.pipeline import LivePipeline
 from polypstream.realtime.live.shown import Light, LiveFrame, Status
@@ -57,6 +59,27 @@ def test_every_frame_is_shown_once_in_order_and_carries_its_markers() -> None:
     x, y, width, height = marker.polyp.box
     assert (x + width / 2, y + height / 2) == pytest.approx((128, 90), abs=6)
     assert marker.opacity > 0.5
+
+
+def test_frames_that_arrive_in_another_order_than_they_are_shown_are_judged_all_the_same() -> None:
+    class Reordered(ScriptedSource):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                early = 0.08 * (frame.index % 3 == 0)
+                yield replace(frame, captured_at=frame.captured_at - early)
+
+    source = Reordered()
+    with LivePipeline(source, DiscFinder(), tracker()) as live:
+        items = iter(live)
+        shown_until(source, items, Light.READY)
+        for _ in range(60):
+            source.give()
+            shown = next_frame(items)
+            assert shown.status.light is Light.READY, shown.status
+            assert shown.evidence_age_s is not None
+            assert shown.evidence_age_s >= 0
+        source.end()
+        list(items)
 
 
 def test_a_slow_model_sees_the_newest_frame_and_holds_nothing_up() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import pytest
 
+from polypstream.realtime.live.alarm import SENSITIVE
 from polypstream.realtime.live.keeping import Keeper, Record
 from polypstream.realtime.live.pipeline import LivePipeline
 from polypstream.realtime.live.session import Session, Summary
@@ -97,7 +98,7 @@ def test_a_session_shows_every_frame_and_logs_its_beginning_polyps_and_end(tmp_p
         (SetThreshold(value=0.31), ("eager", 0.31)),
         (Action.THRESHOLD_UP, ("eager", 0.55)),
         (Action.THRESHOLD_DOWN, ("eager", 0.45)),
-        (Action.OPERATING_POINT_NEXT, ("sensitive", 0.5)),
+        (Action.OPERATING_POINT_NEXT, ("sensitive", SENSITIVE.threshold)),
     ],
 )
 def test_a_viewers_wish_is_obeyed_shown_and_logged(
