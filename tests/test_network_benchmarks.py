@@ -111,11 +111,16 @@ def grids(**changes: tuple[tuple[int, int], float]) -> Detection:
 
 
 def test_the_point_with_the_fewest_false_alarms_is_chosen_among_the_sensitive_ones() -> None:
-    point = chosen_point(grids(alarming=((3, 2), 10.0)), 0.95)
-    assert point.values == {"threshold": THRESHOLDS[3], "min_area_share": MIN_AREA_SHARES[2]}
-    insensitive = grids(alarming=((3, 2), 10.0), found=((3, 2), 90.0))
+    point = chosen_point(grids(alarming=((3, 1), 10.0)), 0.95)
+    assert point.values == {"threshold": THRESHOLDS[3], "min_area_share": MIN_AREA_SHARES[1]}
+    insensitive = grids(alarming=((3, 1), 10.0), found=((3, 1), 90.0))
     assert chosen_point(insensitive, 0.95) != point
     assert chosen_point(insensitive, 0.80) == point
+
+
+def test_no_point_leaves_out_regions_as_large_as_small_polyps() -> None:
+    point = chosen_point(grids(alarming=((3, 5), 0.0)), 0.95)
+    assert point.values["min_area_share"] <= 0.001
 
 
 def test_ties_go_to_fewer_stray_regions_and_an_unreached_sensitivity_to_the_highest() -> None:
