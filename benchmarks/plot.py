@@ -17,7 +17,7 @@ CONTESTANTS = {
 }
 """By the name in the report, in the order of the bars."""
 OURS = "annotate"
-BAR, GAP, LEFT, RIGHT, WIDTH = 26, 10, 230, 70, 760
+BAR, GAP, LEFT, RIGHT, WIDTH = 26, 10, 250, 70, 780
 
 
 def newest(benchmark: str, folder: Path = RESULTS) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def speed_plot(report: dict[str, Any]) -> str:
         rows.append(f'<text x="{LEFT + long + 8:.0f}" y="{middle:.0f}" font-weight="600">{value:.1f}</text>')
     machine = report["machine"]
     told = f"frames per second, real clip, {machine['processor']}, {machine['cores']} cores, commit {report['commit']}"
-    rows.append(f'<text x="{LEFT}" y="{height - 8}" font-size="12" fill="#6b757c">{escape(told)}</text>')
+    rows.append(f'<text x="14" y="{height - 8}" font-size="12" fill="#6b757c">{escape(told)}</text>')
     style = 'font-family="sans-serif" font-size="14" fill="#2b3338"'
     body = "\n".join(rows)
     return (
