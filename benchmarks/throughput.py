@@ -29,7 +29,7 @@ from polypstream.realtime.sink import Encoding, FileSink
 from polypstream.realtime.source import FileSource
 from polypstream.synthetic import SyntheticClip, write_clip
 
-BARE_PICTURES = 40
+BARE_PICTURES = 100
 WARM_UP_PICTURES = 5
 
 

@@ -21,13 +21,17 @@ def content_area(rgb: Rgb) -> NDArray[np.bool_]:
     Endoscopes show a circle, an octagon or a rectangle, all convex, so a dark lumen within stays inside. A frame with
     no such region, a black one say, counts as a whole.
     """
-    bright = (rgb.max(axis=2) > DARK).astype(np.uint8)
+    brightest = np.asarray(cv2.reduce(rgb.reshape(-1, 3), 1, cv2.REDUCE_MAX)).reshape(rgb.shape[:2])
+    bright = (brightest > DARK).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=4)
     areas = stats[1:, cv2.CC_STAT_AREA]
     if not len(areas) or areas.max() < LEAST_SHARE * bright.size:
         return np.ones(bright.shape, dtype=np.bool_)
-    rows, columns = np.nonzero(labels == 1 + int(areas.argmax()))
-    hull = cv2.convexHull(np.column_stack((columns, rows)).astype(np.int32))
+    region = labels == 1 + int(areas.argmax())
+    rows = np.flatnonzero(region.any(axis=1))
+    left, right = region[rows].argmax(axis=1), region.shape[1] - 1 - region[rows, ::-1].argmax(axis=1)
+    ends = np.column_stack((np.concatenate((left, right)), np.concatenate((rows, rows))))
+    hull = cv2.convexHull(ends.astype(np.int32))  # of each row's ends: the hull of all of it
     return np.asarray(cv2.fillConvexPoly(np.zeros_like(bright), hull, 1), dtype=np.bool_)
 
 

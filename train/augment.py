@@ -44,6 +44,8 @@ class Augmentation:
     compression: float = 0.2
     border: float = 0.15
     """Probability of a black octagon or circle around the picture, as endoscopes draw it."""
+    clean: float = 0.1
+    """Probability of zooming in on a part of the picture without a polyp, where there is one."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -68,6 +70,7 @@ PRESETS = {
         glare=0.05,
         compression=0.05,
         border=0.2,
+        clean=0,
     ),
     "strong": Augmentation(),
 }
@@ -76,6 +79,8 @@ PRESETS = {
 
 def augmented(rgb: Image, mask: Image, settings: Augmentation, rng: np.random.Generator) -> tuple[Image, Image]:
     """A changed copy of the pair; the same generator state gives the same result."""
+    if rng.random() < settings.clean:
+        rgb, mask = _clean_part(rgb, mask, rng)
     rgb, mask = _moved(rgb, mask, settings, rng)
     rgb = _recoloured(rgb, settings, rng)
     if rng.random() < settings.glare:
@@ -90,6 +95,21 @@ def augmented(rgb: Image, mask: Image, settings: Augmentation, rng: np.random.Ge
     if rng.random() < settings.border:
         rgb, mask = _bordered(rgb, mask, rng)
     return rgb, mask
+
+
+def _clean_part(rgb: Image, mask: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+    """A part of the picture without a polyp, scaled up to the whole; the pair itself where there is no such part."""
+    height, width = mask.shape
+    share = rng.uniform(0.45, 0.8)
+    rows, columns = max(1, int(height * share)), max(1, int(width * share))
+    sums = cv2.integral(mask)
+    polyp = sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
+    places = np.argwhere(polyp == 0)
+    if not len(places):
+        return rgb, mask
+    y, x = places[rng.integers(len(places))]
+    part = cv2.resize(rgb[y : y + rows, x : x + columns], (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(part, dtype=np.uint8), np.zeros_like(mask)
 
 
 def _moved(rgb: Image, mask: Image, settings: Augmentation, rng: np.random.Generator) -> tuple[Image, Image]:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +29,27 @@ class BatchSource:
     batch_size: int
     augmentation: Augmentation
     seed: int
+    clean_share: float = 0.0
+    """Pictures without a polyp are repeated until they make up this share of an epoch; 0 leaves them as they come."""
 
     @property
     def steps(self) -> int:
         """Batches per epoch."""
-        return math.ceil(len(self.samples) / self.batch_size)
+        return math.ceil(len(self._epoch) / self.batch_size)
+
+    @cached_property
+    def _epoch(self) -> NDArray[np.intp]:
+        """The samples that an epoch holds, in no particular order."""
+        has_polyp = self.samples.masks.any(axis=(1, 2))
+        polyps, clean = np.flatnonzero(has_polyp), np.flatnonzero(~has_polyp)
+        if not len(clean):
+            return polyps
+        wanted = round(len(polyps) * self.clean_share / (1 - self.clean_share))
+        return np.concatenate([polyps, np.resize(clean, max(wanted, len(clean)))])
 
     def batch(self, epoch: int, index: int) -> Batch:
         """The batch at `index` of `epoch`, both counted from 0."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.samples))
+        order = np.random.default_rng((self.seed, epoch)).permutation(self._epoch)
         images, masks = [], []
         for position in range(index * self.batch_size, (index + 1) * self.batch_size):
             sample = order[position % len(order)]

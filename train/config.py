@@ -30,6 +30,8 @@ class TrainConfig:
     precision: str = "mixed_bfloat16"
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    clean_share: float = 0.0
+    """Pictures without a polyp are repeated until they make up this share of an epoch; 0 leaves them as they come."""
 
     def __post_init__(self) -> None:
         if self.model not in NETWORKS:
@@ -53,5 +55,7 @@ class TrainConfig:
             raise ConfigError(f"the average's momentum is {self.average_momentum}; it must be at least 0 and below 1")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"the precision is {self.precision!r}; choose from {', '.join(PRECISIONS)}")
+        if not 0 <= self.clean_share < 1:
+            raise ConfigError(f"the clean share is {self.clean_share}; it must be at least 0 and below 1")
         if self.seed < 0:
             raise ConfigError(f"the seed is {self.seed}; it must not be negative")

@@ -53,7 +53,11 @@ def train(
     folder.claim(config, training=training, validation=validation)
     keras.utils.set_random_seed(config.seed)
     source = BatchSource(
-        samples=training, batch_size=config.batch_size, augmentation=config.augmentation, seed=config.seed
+        samples=training,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+        seed=config.seed,
+        clean_share=config.clean_share,
     )
     trainer = _Trainer(config, source, validation, progress, initial)
     if compiled:

@@ -11,6 +11,8 @@ import pytest
 from polypstream.synthetic import SyntheticClip, write_clip
 from tests.models import write_green_finder
 
+pytestmark = pytest.mark.realtime
+
 LONG_S = 120
 
 

@@ -33,6 +33,28 @@ def test_geometry_moves_image_and_mask_together(shape: tuple[int, int], border: 
     assert moved > 35
 
 
+def test_zooming_in_on_a_clean_part_leaves_no_polyp_and_invents_no_picture() -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[14:24, 14:24] = 1
+    rgb = np.where(mask[..., None] == 1, (0, 255, 0), (200, 0, 0)).astype(np.uint8)
+    zoomed = 0
+    for seed in range(30):
+        part, part_mask = augmented(rgb, mask, replace(NOTHING, clean=1), np.random.default_rng(seed))
+        assert part.shape == rgb.shape
+        assert not part_mask.any() or np.array_equal(part, rgb)  # no part of that size is without a polyp
+        if not part_mask.any():
+            assert (part == (200, 0, 0)).all()
+            zoomed += 1
+    assert zoomed > 5
+
+
+def test_a_picture_full_of_polyp_has_no_clean_part() -> None:
+    rgb, mask = np.full((32, 32, 3), 90, np.uint8), np.ones((32, 32), np.uint8)
+    part, part_mask = augmented(rgb, mask, replace(NOTHING, clean=1), np.random.default_rng(0))
+    assert np.array_equal(part, rgb)
+    assert part_mask.all()
+
+
 def test_everything_at_once_keeps_shapes_types_and_a_binary_mask() -> None:
     rgb, mask = disc_picture(2, height=40, width=56)
     always = replace(Augmentation(), blur=1, noise=1, glare=1, compression=1, border=1)

@@ -39,6 +39,22 @@ def test_a_set_smaller_than_a_batch_fills_it() -> None:
     assert replace(SOURCE, samples=disc_samples(3), batch_size=8).batch(0, 0)[0].shape == (8, 32, 32, 3)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5])
+def test_pictures_without_a_polyp_are_repeated_up_to_their_share(share: float) -> None:
+    samples = disc_samples(40)
+    samples.masks[:4] = 0
+    plain = Augmentation(**dict.fromkeys(vars(Augmentation()), 0))
+    source = replace(SOURCE, samples=samples, augmentation=plain, clean_share=share)
+    seen = np.concatenate([source.batch(0, index)[1] for index in range(source.steps)])
+    clean = np.mean(~seen.any(axis=(1, 2, 3)))
+    assert clean == pytest.approx(max(share, 0.1), abs=0.07)  # the last batch is filled from the first
+    assert seen.any(axis=(1, 2, 3)).sum() >= 36
+
+
+def test_without_any_clean_picture_an_epoch_stays_as_it_is() -> None:
+    assert replace(SOURCE, clean_share=0.5).steps == SOURCE.steps
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_loading_ahead_changes_nothing(workers: int) -> None:
     with closing(batches_ahead(SOURCE, first_epoch=1, epochs=3, workers=workers, ahead=2)) as batches:

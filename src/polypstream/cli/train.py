@@ -53,6 +53,10 @@ def train(
     augmentation: Annotated[
         Literal["light", "strong"], typer.Option(help="How far geometry, colour and defects are varied.")
     ] = "strong",
+    clean_share: Annotated[
+        float,
+        typer.Option(help="Pictures without a polyp are repeated until they make up this share of an epoch."),
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights, the order and the augmentation.")] = 0,
     initial: Annotated[
         Path | None, typer.Option(help="Keras model of the same network to start from, whatever its input size.")
@@ -90,6 +94,7 @@ def train(
         weight_decay=weight_decay,
         average_momentum=average_momentum,
         augmentation=PRESETS[augmentation],
+        clean_share=clean_share,
         seed=seed,
         precision=precision,
     )

@@ -228,6 +228,12 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
         return int(probe.getsockname()[1])
 
 
+def udp_is_open(port: int) -> bool:
+    """Whether something on this machine receives what is sent to a UDP port."""
+    sockets = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]
+    return any(int(line.split()[1].rpartition(":")[2], 16) == port for line in sockets)
+
+
 class Viewing:
     """A source iterated in a thread, and everything that came out of it; a context manager that closes the source."""
 

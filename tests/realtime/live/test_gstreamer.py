@@ -21,6 +21,8 @@ from polypstream.realtime.overlay import MarkerStyle
 from tests.live_frames import marker
 from tests.models import write_green_finder
 
+pytestmark = pytest.mark.realtime
+
 WIDTH, HEIGHT, RATE = 322, 242, 25
 X, Y, RADIUS = 150, 120, 60
 PYTHON = "/usr/bin/python3"

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import av
@@ -25,9 +24,15 @@ from polypstream.realtime.live.viewers.messages import Drawn, FrameMessages, Pin
 from polypstream.realtime.live.viewers.page import Page, PageConfig
 from polypstream.realtime.live.viewers.watcher import UNDRAWN_MESSAGES
 from polypstream.realtime.live.viewing import Action, Commands, SetThreshold
+from tests.realtime.live.feeds import wait_until
 from tests.realtime.live.shown_frames import GAUGES, HEIGHT, WIDTH, Showing, scene, shown
 
+pytestmark = pytest.mark.realtime
+
 aiohttp = pytest.importorskip("aiohttp")
+
+A_FRAME_S = 1 / 30
+"""A viewer that holds up whoever shows something costs at least this."""
 
 
 @pytest.fixture
@@ -204,8 +209,7 @@ def test_nothing_is_encoded_while_nobody_watches(page: Page) -> None:
         threading.Event().wait(0.5)
         assert showing.number > 5
     assert page.encoded == 0
-    assert max(showing.show_s) < 0.05
-    assert sorted(showing.show_s)[len(showing.show_s) // 2] < 0.001
+    assert np.median(showing.show_s) < A_FRAME_S
 
 
 def test_a_viewer_gets_newer_and_newer_frames(page: Page) -> None:
@@ -220,27 +224,28 @@ def test_a_viewer_gets_newer_and_newer_frames(page: Page) -> None:
 
 @pytest.mark.parametrize("claims", [0, 200], ids=["says_nothing", "claims_to_have_drawn"])
 def test_a_viewer_that_never_reads_costs_the_others_nothing_and_no_memory(commands: Commands, claims: int) -> None:
-    async def watched(page: Page) -> tuple[list[dict[str, Any]], int]:
+    async def watched(page: Page) -> tuple[int, int]:
         async with aiohttp.ClientSession() as session:
             await frame_headers(session, watch_url(page), 30)
-            before = _resident_bytes()
-            headers = await frame_headers(session, watch_url(page), 90)
-            return headers, _resident_bytes() - before
+            before, encoded = _resident_bytes(), page.encoded
+            await frame_headers(session, watch_url(page), 90)
+            return page.encoded - encoded, _resident_bytes() - before
 
     scene()
-    page = Page(PageConfig(port=0), commands)
-    with _deaf_viewer(page.port, claims=claims), Showing(page) as showing:
-        headers, grown = asyncio.run(watched(page))
+    with (
+        Page(PageConfig(port=0), commands) as page,
+        _deaf_viewer(page.port, claims=claims),
+        Showing(page) as showing,
+    ):
+        encoded, grown = asyncio.run(watched(page))
+        wait_until(lambda: len(page.watchers) == 1)
         (slow,) = page.watchers
-        begun = monotonic()
         page.close()
-        closing_s = monotonic() - begun
     if not claims:
         assert slow.sent == UNDRAWN_MESSAGES
-    assert headers[-1]["index"] - headers[0]["index"] <= 1.25 * len(headers)
+    assert encoded <= 2 * 90  # all but those that were made while the viewer came and went
     assert grown < 8 * 2**20
-    assert np.median(showing.show_s) < 0.001
-    assert closing_s < 4
+    assert np.median(showing.show_s) < A_FRAME_S
 
 
 def test_a_viewer_that_talks_nonsense_is_shown_the_door_and_the_rest_stay(page: Page) -> None:
@@ -298,11 +303,11 @@ def test_closing_takes_leave_of_viewers_and_leaves_no_thread(commands: Commands)
             await closing
             return line.close_code
 
-    page = Page(PageConfig(port=0), commands)
-    assert asyncio.run(watched(page)) == aiohttp.WSCloseCode.GOING_AWAY
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("polypstream-page")]
-    page.show(shown(0), GAUGES)
-    page.close()
+    before = set(threading.enumerate())
+    with Page(PageConfig(port=0), commands) as page:
+        assert asyncio.run(watched(page)) == aiohttp.WSCloseCode.GOING_AWAY
+        assert set(threading.enumerate()) <= before
+        page.show(shown(0), GAUGES)
 
 
 def test_a_port_in_use_says_how_to_mend_it(page: Page, commands: Commands) -> None:

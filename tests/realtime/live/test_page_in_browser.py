@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
 
 MARKER_RGB = (40, 255, 150)
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.realtime]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from polypstream.realtime.live.viewing import Action, Command, Commands, Gauges,
 from polypstream.realtime.overlay import MarkerStyle
 from tests.realtime.live.scripted import EAGER, DiscFinder, ScriptedSource
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:

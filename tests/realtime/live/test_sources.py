@@ -27,10 +27,13 @@ from tests.realtime.live.feeds import (
     Viewing,
     free_port,
     runs,
+    udp_is_open,
     wait_until,
     why_no_rtsp_server,
     write_coded,
 )
+
+pytestmark = pytest.mark.realtime
 
 PATIENT = SourceConfig(late_s=30, watchdog_s=20)
 """Nothing is skipped, however slow the machine is."""
@@ -190,6 +193,7 @@ class Tape:
         self.streams: list[VideoStream] = []
         self.threads: set[int] = set()
         self.sizes: list[int] = []
+        self.times: list[int | None] = []
 
     def connected(self, stream: VideoStream) -> None:
         self.streams.append(stream)
@@ -199,12 +203,13 @@ class Tape:
         assert self.streams
         assert packet.stream is self.streams[-1]
         self.sizes.append(packet.size)
+        self.times.append(packet.dts)
         self.threads.add(threading.get_ident())
 
 
 def test_a_tap_is_attached_and_detached_in_mid_stream() -> None:
     port, first, second = udp_port(), Tape(), Tape()
-    source = source_from_address(f"udp://@:{port}")
+    source = source_from_address(f"udp://@:{port}", PATIENT)
     source.attach(first)
     with Viewing(source) as viewing, UdpCamera(port):
         wait_until(lambda: len(viewing.frames) >= 5)
@@ -212,9 +217,13 @@ def test_a_tap_is_attached_and_detached_in_mid_stream() -> None:
         wait_until(lambda: len(second.sizes) >= 20)
         source.attach(None)
         assert source.has_packets
+        detached_at = len(viewing.frames)
+        wait_until(lambda: len(viewing.frames) >= len(first.sizes) + len(second.sizes) + detached_at)
     assert len(first.streams) == len(second.streams) == 1
-    assert first.sizes
-    assert len(first.sizes) + len(second.sizes) <= len(viewing.frames) + 2
+    assert first.times
+    times = [*first.times, *second.times]
+    assert times == sorted(set(times))
+    assert len(times) < len(viewing.frames)
     assert len(first.threads | second.threads) == 1
 
 
@@ -224,13 +233,15 @@ def test_a_slow_viewer_sees_the_present_and_the_tap_gets_all() -> None:
     source.attach(tape)
     viewing = Viewing(source)
     viewing.on_frame = lambda frame: bool(pause.wait(0.3))
-    with viewing, UdpCamera(port, Coding(frames=500, gop=500)) as camera:
-        wait_until(lambda: len(viewing.frames) >= 12)
-        lags = [number for number in viewing.numbers if number is not None]
-        assert camera.sent - lags[-1] < 25  # of about ninety
+    with viewing:
+        wait_until(lambda: udp_is_open(port))  # its only keyframe is the first
+        with UdpCamera(port, Coding(frames=500, gop=500)) as camera:
+            wait_until(lambda: len(viewing.frames) >= 12)
+            lags = [number for number in viewing.numbers if number is not None]
+            assert camera.sent - lags[-1] < camera.sent / 2
     assert source.counts.skipped > 20
     assert len(tape.sizes) >= lags[-1]
-    assert all(age < 1 for age in ages(viewing)[2:])
+    assert all(age < 2 for age in ages(viewing)[2:])  # three, and growing, if nothing were skipped
 
 
 def test_a_tap_is_told_of_another_size() -> None:

@@ -25,6 +25,8 @@ from tests.realtime.live.feeds import (
     write_coded,
 )
 
+pytestmark = pytest.mark.realtime
+
 BRISK = SourceConfig(watchdog_s=0.5, first_retry_s=0.05, longest_retry_s=0.2, late_s=30)
 """The same as ever, in a quarter of the time."""
 ENDS_S = 1.0
