@@ -28,6 +28,7 @@ from polypstream.models import default_model
 from polypstream.realtime.contours import mask_from_polyps
 from polypstream.realtime.frame import Probability, Rgb
 from polypstream.realtime.live.alarm import OPERATING_POINTS
+from polypstream.realtime.live.outlook import Glance, Outlook, glance_of
 from polypstream.realtime.live.shown import Light
 from polypstream.realtime.live.tracker import Following, Tracker, TrackerConfig, View
 from polypstream.realtime.preprocess import SmallPicture
@@ -65,6 +66,12 @@ class Shot:
     probability: Probability
     truth: NDArray[np.bool_]
     at_s: float
+    glance: Glance
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frame."""
+        return self.truth.shape[1], self.truth.shape[0]
 
 
 def paces(fps: float) -> tuple[Pace, ...]:
@@ -88,22 +95,28 @@ def shots_of(data: Path, segmenter: Segmenter) -> list[Shot]:
                     probability=segmenter.segment(rgb),
                     truth=read_mask(data / "video" / "apparent_masks" / f"{index:05d}.png"),
                     at_s=picture.time or 0.0,
+                    glance=glance_of(picture),
                 )
             )
     return shots
 
 
 def views_of(shots: Sequence[Shot], tracker: Tracker, pace: Pace) -> list[View]:
-    """What a viewer would see on each frame, the network being as fast as stated."""
+    """What a viewer would see on each frame, the network being as fast as stated.
+
+    As live, a frame is shown before its own motion is known: markers are those of the frame before, moved on.
+    """
     judged = [floor(number * pace.interval_frames) for number in range(ceil(len(shots) / pace.interval_frames))]
     answers = {ceil(index + pace.latency_frames): shots[index] for index in judged if index < len(shots)}
-    views = []
+    views, outlook, before = [], Outlook(), shots[0]
     for index, shot in enumerate(shots):
-        size = (shot.truth.shape[1], shot.truth.shape[0])
         if index in answers:
             known = answers[index]
-            tracker.judge(known.probability, rgb=known.rgb, at_s=known.at_s, size=size)
-        views.append(tracker.view(rgb=shot.rgb, at_s=shot.at_s, size=size))
+            tracker.judge(known.probability, rgb=known.rgb, at_s=known.at_s, size=shot.size)
+        view = tracker.view(rgb=before.rgb, at_s=before.at_s, size=shot.size)
+        outlook.know(view, at_s=before.at_s, size=shot.size, glance=before.glance)
+        views.append(outlook.on(at_s=shot.at_s, size=shot.size, glance=shot.glance))
+        before = shot
     return views
 
 

@@ -1,6 +1,5 @@
 """Where annotated video goes: a file that keeps all of its source, or nowhere at all."""
 
-import errno
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +12,7 @@ from av.stream import Stream
 from av.video.frame import PictureType
 
 from polypstream.errors import SinkError
+from polypstream.realtime.disk import reason_and_mend
 from polypstream.realtime.encoding import (
     Encoding,
     add_video_stream,
@@ -41,16 +41,6 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
 
 __all__ = ["Encoding", "FileSink", "NullSink", "Sink"]
-
-_MENDS = {
-    errno.ENOSPC: "the disk is full: free some space, or write to another folder",
-    errno.EDQUOT: "your disk quota is used up: free some space, or write to another folder",
-    errno.EFBIG: "the file grows larger than the system allows: raise the limit (ulimit -f) or take a lower quality",
-    errno.EACCES: "the folder may not be written: choose another one",
-    errno.EPERM: "the folder may not be written: choose another one",
-    errno.EROFS: "the file system is read-only: choose another folder",
-    errno.ENAMETOOLONG: "the file name is too long: choose a shorter one",
-}
 
 
 class FileSink:
@@ -289,7 +279,5 @@ class FileSink:
             raise SinkError(f"{self._final} is closed already; open a new sink to write more")
 
     def _error(self, error: Exception) -> SinkError:
-        number = getattr(error, "errno", None)
-        reason = getattr(error, "strerror", None) or str(error)
-        mend = _MENDS.get(number or 0, "check the folder, the codec and its preset")
-        return SinkError(f"{self._partial} cannot be written ({reason}); {mend}")
+        why = reason_and_mend(error, otherwise="check the folder, the codec and its preset")
+        return SinkError(f"{self._partial} cannot be written {why}")

@@ -20,8 +20,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def _of_ours() -> set[threading.Thread]:
-    """The threads that Python would wait for at its end, besides the main one."""
-    return {thread for thread in threading.enumerate() if not thread.daemon} - {threading.main_thread()}
+    """What Python would wait for at its end, besides the main thread and the idle pools that it ends itself."""
+    alive = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
+    return {thread for thread in alive if not thread.daemon and not thread.name.startswith("ThreadPoolExecutor")}
 
 
 @pytest.fixture(autouse=True)

@@ -19,11 +19,11 @@ from polypstream.train.config import TrainConfig
 from polypstream.train.data import Samples
 from polypstream.train.losses import bce_dice
 from polypstream.train.networks import NETWORKS
+from polypstream.train.pytorch import compile_training, fused
 from polypstream.train.report import EpochReport, Progress
 from polypstream.train.run_folder import RunFolder
 from polypstream.train.schedule import one_cycle
 from polypstream.train.supervision import loss_weights, with_auxiliary_heads
-from polypstream.train.torch_kernels import compile_training, fused
 
 STATISTICS_BATCHES = 16
 """How many batches the averaged network's normalisations are measured on, after every epoch."""

@@ -1,6 +1,7 @@
 """ONNX Runtime: on the CPU by default, on an NVIDIA GPU where its CUDA or TensorRT provider is installed."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -62,9 +63,11 @@ class OnnxRuntimeSegmenter:
         return checked_probability(np.asarray(output, dtype=np.float32)[0, :, :, 0])
 
     def in_parallel(self) -> Sequence["OnnxRuntimeSegmenter"]:
-        """On the CPU, segmenters that share its cores out among them; on a GPU this one alone."""
-        if self._provider != "CPU":
-            return (self,)
+        """On the CPU, segmenters that share its cores out among them, the same each time; on a GPU this one alone."""
+        return self._side_by_side if self._provider == "CPU" else (self,)
+
+    @cached_property
+    def _side_by_side(self) -> Sequence["OnnxRuntimeSegmenter"]:
         shares = shares_of_cores(self._threads or usable_cores())
         return [OnnxRuntimeSegmenter(self._path, threads=share) for share in shares] if len(shares) > 1 else (self,)
 

@@ -1,6 +1,7 @@
 """OpenVINO on Intel and AMD processors (extra `[openvino]`)."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -90,7 +91,11 @@ class OpenVinoSegmenter:
         return checked_probability(np.array(output[0, :, :, 0], dtype=np.float32))
 
     def in_parallel(self) -> Sequence["OpenVinoSegmenter"]:
-        """Segmenters that share the cores out among them."""
+        """Segmenters that share the cores out among them, the same each time."""
+        return self._side_by_side
+
+    @cached_property
+    def _side_by_side(self) -> Sequence["OpenVinoSegmenter"]:
         shares = shares_of_cores(self._threads or usable_cores())
         if len(shares) == 1:
             return (self,)

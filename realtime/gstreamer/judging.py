@@ -10,7 +10,7 @@ from polypstream.realtime.frame import Rgb
 from polypstream.realtime.gstreamer.mapped import MappedPicture, SmallMapped
 from polypstream.realtime.handover import Delivery, Handover, HandoverClosed
 from polypstream.realtime.live.alarm import OPERATING_POINTS
-from polypstream.realtime.live.setup import give_way, live_threads
+from polypstream.realtime.live.setup import INFERENCE_NICENESS, give_way, live_threads
 from polypstream.realtime.live.shown import Light, Status
 from polypstream.realtime.live.tracker import Tracker, View
 from polypstream.realtime.segmenter import AUTO, segmenter_from_onnx
@@ -105,7 +105,7 @@ class Judging:
 
     def _infer(self) -> None:
         if self._mode is Mode.LIVE:
-            give_way()
+            give_way(INFERENCE_NICENESS)
         try:
             with self._segmenter:
                 for item in self._to_judge:

@@ -1,11 +1,12 @@
 """Two clocks: every picture goes from the source to the caller at once, and the network judges the newest it can.
 
-Capture thread → the caller, with the markers carried to each frame; beside it capture thread → inference thread, newest
-frame only. A slow, failing or missing model never holds a picture up.
+Capture thread → the caller. Beside it, newest frame only: capture thread → inference thread, and capture thread →
+following thread, which carries the markers to the frame on display. Neither a slow, failing or missing model nor
+optical flow ever holds a picture up: a frame goes out with what is known by then.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from types import TracebackType
 
@@ -15,10 +16,11 @@ from polypstream.realtime.handover import Delivery, Handover, HandoverClosed
 from polypstream.realtime.live.deinterlace import progressive
 from polypstream.realtime.live.feed import FrameSource, Line
 from polypstream.realtime.live.gauges import Recent
-from polypstream.realtime.live.setup import give_way
+from polypstream.realtime.live.outlook import Glance, Outlook, glance_of
+from polypstream.realtime.live.setup import FOLLOWING_NICENESS, INFERENCE_NICENESS, give_way
 from polypstream.realtime.live.shown import Light, LiveFrame, Status
 from polypstream.realtime.live.sources.decoder import Integrity, integrity_of
-from polypstream.realtime.live.tracker import Tracker
+from polypstream.realtime.live.tracker import Size, Tracker
 from polypstream.realtime.preprocess import SmallPicture
 from polypstream.realtime.segmenter import Segmenter
 from polypstream.realtime.stage import Stages
@@ -31,13 +33,25 @@ TICK_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Prepared:
+class _Decoded:
     frame: Frame
-    rgb: Rgb
     at_s: float
     """When the frame was captured, or just after the frame before it: where frames are sent in another order than they
     are shown, some arrive before their predecessors."""
     decoded_at: float
+    glance: Glance
+
+    @property
+    def size(self) -> Size:
+        return self.frame.picture.width, self.frame.picture.height
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Small:
+    """A frame as the network takes it."""
+
+    rgb: Rgb
+    of: _Decoded
 
 
 class LivePipeline:
@@ -50,8 +64,11 @@ class LivePipeline:
 
     def __init__(self, source: FrameSource, segmenter: Segmenter, tracker: Tracker) -> None:
         self._source, self._segmenter, self.tracker = source, segmenter, tracker
-        self._to_show: Handover[_Prepared] = Handover(capacity=DISPLAY_CAPACITY, delivery=Delivery.NEWEST)
-        self._to_judge: Handover[_Prepared] = Handover(capacity=1, delivery=Delivery.NEWEST)
+        self._to_show: Handover[_Decoded] = Handover(capacity=DISPLAY_CAPACITY, delivery=Delivery.NEWEST)
+        self._to_judge: Handover[_Small] = Handover(capacity=1, delivery=Delivery.NEWEST)
+        self._to_follow: Handover[_Small] = Handover(capacity=1, delivery=Delivery.NEWEST)
+        self._newest: _Small | None = None
+        self._outlook = Outlook()
         self._stages = Stages(cancel=self.close)
         self._model_problem: str | None = None
         self._shown_evidence: float | None = None
@@ -72,10 +89,12 @@ class LivePipeline:
         self._source.close()
         self._to_show.cancel()
         self._to_judge.cancel()
+        self._to_follow.cancel()
 
     def __enter__(self) -> "LivePipeline":
         self._stages.start("capture", self._capture)
         self._stages.start("inference", self._infer)
+        self._stages.start("following", self._follow)
         return self
 
     def __exit__(
@@ -105,16 +124,25 @@ class LivePipeline:
                 decoded_at = monotonic()
                 at_s = max(frame.captured_at, at_s + LEAST_STEP_S)
                 self.captured.add(at_s=at_s)
-                rgb = small.of(progressive(frame.picture))
-                prepared = _Prepared(frame=frame, rgb=rgb, at_s=at_s, decoded_at=decoded_at)
-                self._to_show.put(prepared)
+                decoded = _Decoded(frame=frame, at_s=at_s, decoded_at=decoded_at, glance=glance_of(frame.picture))
+                self._to_show.put(decoded)
+                self._newest = _Small(rgb=small.of(progressive(frame.picture)), of=decoded)
+                self._to_follow.put(self._newest)
                 if integrity_of(frame) is Integrity.WHOLE:
-                    self._to_judge.put(prepared)
+                    self._to_judge.put(self._newest)
         self._to_show.close()
         self._to_judge.close()
+        self._to_follow.close()
+
+    def _follow(self) -> None:
+        give_way(FOLLOWING_NICENESS)
+        for item in self._to_follow:
+            frame = item.of
+            view = self.tracker.view(rgb=item.rgb, at_s=frame.at_s, size=frame.size)
+            self._outlook.know(view, at_s=frame.at_s, size=frame.size, glance=frame.glance)
 
     def _infer(self) -> None:
-        give_way()
+        give_way(INFERENCE_NICENESS)
         try:
             with self._segmenter:
                 for item in self._to_judge:
@@ -124,29 +152,33 @@ class LivePipeline:
         except Exception as error:  # noqa: BLE001 - a model that does not start must not stop the picture
             self._model_problem = str(error)
 
-    def _judge(self, item: _Prepared) -> None:
+    def _judge(self, item: _Small) -> None:
         try:
             probability = within_content(self._segmenter.segment(item.rgb), item.rgb)
-            self.tracker.judge(probability, rgb=item.rgb, at_s=item.at_s, size=_size_of(item.frame))
+            self.tracker.judge(probability, rgb=item.rgb, at_s=item.of.at_s, size=item.of.size)
         except Exception as error:  # noqa: BLE001 - whatever the model does, the picture goes on
             self._model_problem = str(error) or type(error).__name__
             self.tracker.forget()
+            self._outlook.forget()
         else:
             self._model_problem = None
             self.judged.add()
+            if self._newest is not None:
+                self._to_follow.put(self._newest)  # what was found now belongs on the frame on display too
 
-    def _shown(self, item: _Prepared) -> LiveFrame:
+    def _shown(self, item: _Decoded) -> LiveFrame:
         frame = item.frame
-        view = self.tracker.view(rgb=item.rgb, at_s=item.at_s, size=_size_of(frame))
+        view = self._outlook.on(at_s=item.at_s, size=item.size, glance=item.glance)
+        if self._model_problem is not None:
+            view = replace(view, markers=(), status=self._without_model())
         now = monotonic()
         self.video_delay.add(now - frame.captured_at, at_s=now)
         if view.evidence_at_s is not None and view.evidence_at_s != self._shown_evidence:
             self._shown_evidence = view.evidence_at_s
             self.marker_delay.add(now - view.evidence_at_s, at_s=now)
-        status = view.status if self._model_problem is None else self._without_model()
         age_s = None if view.evidence_at_s is None else item.at_s - view.evidence_at_s
         return LiveFrame(
-            frame=frame, markers=view.markers, status=status, evidence_age_s=age_s, decoded_at=item.decoded_at
+            frame=frame, markers=view.markers, status=view.status, evidence_age_s=age_s, decoded_at=item.decoded_at
         )
 
     def _without_model(self) -> Status:
@@ -157,8 +189,3 @@ class LivePipeline:
         if state.line is Line.RUNNING:
             return Status(light=Light.UNCERTAIN, reason="waiting for the next picture")
         return Status(light=Light.LOST, reason=state.reason or state.line.value)
-
-
-def _size_of(frame: Frame) -> tuple[int, int]:
-    """Width and height."""
-    return frame.picture.width, frame.picture.height

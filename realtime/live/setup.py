@@ -11,8 +11,8 @@ from polypstream.realtime.backends.cores import usable_cores
 SWITCH_S = 0.0005
 """Python's threads give way to each other so often; at its own 5 ms, one of them could delay a picture by as much."""
 
-INFERENCE_NICENESS = 10
-"""By so much is the network's thread lower in priority than the picture's."""
+FOLLOWING_NICENESS, INFERENCE_NICENESS = 5, 10
+"""By so much are the threads that carry markers, and the network's, lower in priority than the picture's."""
 
 
 def live_threads() -> int:
@@ -31,7 +31,7 @@ def quick_switching() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def give_way() -> None:
-    """Lower this thread's priority, where the system has one for threads."""
+def give_way(niceness: int) -> None:
+    """Lower this thread's priority by so much, where the system has one for threads."""
     if sys.platform.startswith("linux"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), INFERENCE_NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

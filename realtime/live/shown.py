@@ -36,6 +36,8 @@ class Marker:
     polyp: Polyp
     opacity: float
     """In (0, 1]; falls as the evidence grows old."""
+    drift: tuple[float, float] = (0.0, 0.0)
+    """By how many pixels it moves in a second, across and down."""
 
 
 @dataclass(frozen=True, kw_only=True)

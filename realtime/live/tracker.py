@@ -24,6 +24,8 @@ LEAST_OPACITY = 0.15
 """Fainter markers are not drawn: hardly visible, and hardly trusted."""
 FRESH_SHARE = 0.5
 """Share of the fading time for which a marker is as opaque as its contour is trusted."""
+LEAST_STEP_S = 0.015
+"""Over a shorter time no drift can be told."""
 EVENTS_KEPT = 256
 
 Size = tuple[int, int]
@@ -63,6 +65,21 @@ class View:
     """When the newest picture that the network has judged was captured; None before the first."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """What moved how far from one picture to another, and how much later that was."""
+
+    motion: Motion | Stillness
+    seconds: float
+
+    def drift_of(self, contour: Contour, size: Size) -> tuple[float, float]:
+        """Pixels of a frame of `size` that the tissue within a contour moves in a second, across and down."""
+        if self.motion.is_cut or self.seconds < LEAST_STEP_S:
+            return 0.0, 0.0
+        way = (self.motion.carry(contour).contour - contour).mean(axis=0) * size / self.seconds
+        return float(way[0]), float(way[1])
+
+
 class Tracker:
     """Follows polyps through a live feed. Times are monotonic seconds at which pictures were captured.
 
@@ -76,6 +93,8 @@ class Tracker:
         self._point = self._config.operating_point
         self._alarm = Alarm()
         self._scene: Scene | None = None
+        self._scene_s = 0.0
+        self._step: _Step | None = None
         self._judged_s: float | None = None
         self._events: deque[AlarmEvent] = deque(maxlen=EVENTS_KEPT)
 
@@ -116,7 +135,8 @@ class Tracker:
             if self._scene is not None and motion.is_cut:
                 self._events.extend(self._alarm.clear(at_s))
             self._events.extend(self._alarm.update(at_s, findings, motion.carry, point))
-            self._scene, self._judged_s = scene, at_s
+            self._step = _Step(motion=motion, seconds=at_s - self._scene_s)
+            self._scene, self._scene_s, self._judged_s = scene, at_s, at_s
 
     def view(self, *, rgb: Rgb, at_s: float, size: Size) -> View:
         """The markers that belong on one frame of `size`, whose small picture is `rgb`, and what the light says."""
@@ -125,12 +145,15 @@ class Tracker:
         with self._lock:
             self._events.extend(self._alarm.expire(at_s))
             tracks, judged_scene, judged_s = self._alarm.shown, self._scene, self._judged_s
+            carried_s, step = at_s - self._scene_s, self._step
         status = self._status(sight, at_s, judged_s)
         fresh = [(track, fade) for track in tracks if (fade := self._fade(at_s - track.seen_s)) > 0]
         if sight is not Sight.CLEAR or not fresh:
             return View(markers=(), status=status, evidence_at_s=judged_s)
         motion = self._motion(judged_scene, scene)
-        markers = [_marker(track, motion.carry(track.contour), fade, size) for track, fade in fresh]
+        if carried_s >= LEAST_STEP_S or step is None:
+            step = _Step(motion=motion, seconds=carried_s)
+        markers = [_marker(track, motion.carry(track.contour), fade, step, size) for track, fade in fresh]
         return View(
             markers=tuple(marker for marker in markers if marker is not None), status=status, evidence_at_s=judged_s
         )
@@ -139,7 +162,7 @@ class Tracker:
         """Drop every polyp, as when the source or the model is lost."""
         with self._lock:
             self._events.extend(self._alarm.clear(self._judged_s or 0.0))
-            self._scene = self._judged_s = None
+            self._scene = self._step = self._judged_s = None
 
     def take_events(self) -> list[AlarmEvent]:
         """What happened since the last call, oldest first; only the newest `EVENTS_KEPT` are kept."""
@@ -179,7 +202,7 @@ def _findings(probability: Probability, point: OperatingPoint, size: Size) -> li
     ]
 
 
-def _marker(track: Track, carried: Carried, fade: float, size: Size) -> Marker | None:
+def _marker(track: Track, carried: Carried, fade: float, step: "_Step", size: Size) -> Marker | None:
     """The marker of one polyp, clipped to the frame; None where it cannot be trusted or has left the picture."""
     opacity = fade * track.trust * carried.trust
     contour = _on_frame(carried.contour, size)
@@ -188,7 +211,7 @@ def _marker(track: Track, carried: Carried, fade: float, size: Size) -> Marker |
     polyp = polyp_from_contour(contour, mean_probability=track.mean_probability)
     if polyp.area < 1:
         return None
-    return Marker(identity=track.identity, polyp=polyp, opacity=opacity)
+    return Marker(identity=track.identity, polyp=polyp, opacity=opacity, drift=step.drift_of(track.contour, size))
 
 
 def _on_frame(contour: Contour, size: Size) -> Contour:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from av.video.reformatter import VideoReformatter
@@ -43,7 +42,7 @@ class VirtualCameraConfig:
             raise ConfigError(f"the camera's rate is {self.fps:g}; give one above 0 and up to 240 frames a second")
 
 
-class VirtualCamera:
+class VirtualCamera(Background[LiveFrame]):
     """A viewer that other programs see as a camera. A context manager; the newest frame only, in a thread of its own.
 
     Raises `MissingExtraError`, or `SinkError` where there is no virtual camera. Where it fails later on, `on_stopped`
@@ -57,30 +56,16 @@ class VirtualCamera:
             raise MissingExtraError("a virtual camera", "camera") from None
         self._config = config or VirtualCameraConfig()
         _check_device(self._config.device)
-        self._background: Background[LiveFrame] = Background(
-            "virtual-camera", self._send, capacity=1, on_stopped=on_stopped
-        )
+        super().__init__("virtual-camera", capacity=1, on_stopped=on_stopped)
 
     def show(self, shown: LiveFrame, gauges: Gauges) -> None:
         """Hand on a frame."""
-        self._background.give(shown)
+        self._give(shown)
 
     def tell(self, status: Status) -> None:
         """A camera has no words; its last picture stays."""
 
-    def close(self) -> None:
-        """Give the device back."""
-        self._background.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _send(self, items: Iterator[LiveFrame]) -> None:
+    def _work(self, items: Iterator[LiveFrame]) -> None:
         reformatter = VideoReformatter()
         with ExitStack() as open_camera:
             camera: Camera | None = None

@@ -4,9 +4,9 @@ import pytest
 from keras import layers
 
 from polypstream.train.networks import NETWORKS
+from polypstream.train.pytorch import fused
 from polypstream.train.resunetpp import SUPERVISED_LAYERS, WIDTHS, resunetpp
 from polypstream.train.supervision import AUXILIARY_WEIGHT, loss_weights, with_auxiliary_heads
-from polypstream.train.torch_kernels import fused
 
 NARROW = (8,) * 5
 

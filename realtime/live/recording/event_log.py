@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from time import monotonic, time
-from types import TracebackType
-from typing import Self
 
 from polypstream.realtime.live.events import Event
 from polypstream.realtime.live.recording.background import Background
@@ -26,7 +24,7 @@ class _Line:
     """Seconds since 1970, by the wall clock at the time."""
 
 
-class EventLog:
+class EventLog(Background[_Line]):
     """Appends events to a file, from any thread. A context manager.
 
     `time` is the wall clock's, UTC; `session_s` and `duration_s` are by a clock that never jumps. Nothing raises in
@@ -36,28 +34,14 @@ class EventLog:
     def __init__(self, path: Path, *, on_stopped: OnStopped) -> None:
         self.path = path
         self._began_at = monotonic()
-        self._background: Background[_Line] = Background(
-            "events", self._write, capacity=_WAITING, on_stopped=on_stopped
-        )
+        super().__init__("events", capacity=_WAITING, on_stopped=on_stopped)
 
     def add(self, event: Event) -> None:
         """Log one event."""
         happened_at = time() - (monotonic() - event.at)
-        self._background.give(_Line(event=event, happened_at=happened_at))
+        self._give(_Line(event=event, happened_at=happened_at))
 
-    def close(self) -> None:
-        """Write what waits."""
-        self._background.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _write(self, lines: Iterator[_Line]) -> None:
+    def _work(self, lines: Iterator[_Line]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileIO(self.path, "ab") as file:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import av
 from av.video.stream import VideoStream
@@ -50,7 +49,7 @@ class _Item:
     packet: "av.Packet[Any]"
 
 
-class FeedRecorder:
+class FeedRecorder(Background[_Item]):
     """A tap that writes what it is given to `path`, and after each reconnection to `…-2.mkv`, `…-3.mkv`.
 
     A file begins with the first key frame that comes. Packets that a slow disk leaves no time for are dropped up to
@@ -64,24 +63,12 @@ class FeedRecorder:
         self._came = 0
         self.written = 0
         """Packets."""
-        self._background: Background[_Item] = Background(
-            "record-feed", self._write, capacity=_WAITING, on_stopped=on_stopped
-        )
+        super().__init__("record-feed", capacity=_WAITING, on_stopped=on_stopped)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files written so far, in order."""
         return tuple(self._names.used)
-
-    @property
-    def dropped(self) -> int:
-        """Packets that a slow disk left no time for."""
-        return self._background.dropped
-
-    @property
-    def is_running(self) -> bool:
-        """Whether what comes is still recorded."""
-        return self._background.is_running
 
     def connected(self, stream: VideoStream) -> None:
         """Begin a new file with the next key frame."""
@@ -90,7 +77,7 @@ class FeedRecorder:
         except (ValueError, av.FFmpegError) as error:
             self._stretch = None
             codec = stream.codec_context.name
-            self._background.fail(
+            self._fail(
                 SinkError(f"a {codec} feed cannot be recorded as it comes ({error}); record the overlay instead")
             )
 
@@ -102,21 +89,9 @@ class FeedRecorder:
             self.connected(packet.stream)
         if self._stretch is not None:
             self._came += 1
-            self._background.give(_Item(number=self._came, stretch=self._stretch, packet=_copied(packet)))
+            self._give(_Item(number=self._came, stretch=self._stretch, packet=_copied(packet)))
 
-    def close(self) -> None:
-        """Write what waits, and end the file properly."""
-        self._background.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _write(self, items: Iterator[_Item]) -> None:
+    def _work(self, items: Iterator[_Item]) -> None:
         with ExitStack() as open_part:
             stretch: _Stretch | None = None
             next_number = 0

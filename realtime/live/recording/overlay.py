@@ -39,7 +39,7 @@ class OverlayConfig:
     """Frames a second as the source states them; a hint for players, since every frame has its own time."""
 
 
-class OverlayRecorder:
+class OverlayRecorder(Background[LiveFrame]):
     """Writes frames to `path`, at the times they were captured, and after each change of size to `…-2.mkv`.
 
     Frames that a slow encoder leaves no time for are dropped and counted. A context manager. Nothing raises in the
@@ -50,42 +50,18 @@ class OverlayRecorder:
         self._names, self._config = PartNames(path), config or OverlayConfig()
         self.written = 0
         """Frames."""
-        self._background: Background[LiveFrame] = Background(
-            "record-overlay", self._write, capacity=_WAITING, on_stopped=on_stopped
-        )
+        super().__init__("record-overlay", capacity=_WAITING, on_stopped=on_stopped)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files written so far, in order."""
         return tuple(self._names.used)
 
-    @property
-    def dropped(self) -> int:
-        """Frames that a slow encoder left no time for."""
-        return self._background.dropped
-
-    @property
-    def is_running(self) -> bool:
-        """Whether what comes is still recorded."""
-        return self._background.is_running
-
     def show(self, item: LiveFrame) -> None:
         """Hand one frame to the encoder."""
-        self._background.give(item)
+        self._give(item)
 
-    def close(self) -> None:
-        """Write what waits, and end the file properly."""
-        self._background.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _write(self, items: Iterator[LiveFrame]) -> None:
+    def _work(self, items: Iterator[LiveFrame]) -> None:
         with ExitStack() as open_part:
             film: _Film | None = None
             for item in items:

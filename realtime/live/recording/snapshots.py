@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import monotonic, time
-from types import TracebackType
-from typing import Self
 
 import av
 import cv2
@@ -35,7 +33,7 @@ class Snapshot:
     record: Path
 
 
-class Snapshots:
+class Snapshots(Background[LiveFrame]):
     """Writes snapshots into a folder, in a thread of its own. A context manager.
 
     `on_saved` is told of each, as an event for the log. Nothing raises in the caller's thread: `on_failed` is told
@@ -47,27 +45,13 @@ class Snapshots:
     ) -> None:
         self._folder, self._style = folder, style
         self._on_saved, self._on_failed = on_saved, on_failed
-        self._background: Background[LiveFrame] = Background(
-            "snapshots", self._write, capacity=_WAITING, on_stopped=on_failed
-        )
+        super().__init__("snapshots", capacity=_WAITING, on_stopped=on_failed)
 
     def take(self, item: LiveFrame) -> None:
         """Keep this frame."""
-        self._background.give(item)
+        self._give(item)
 
-    def close(self) -> None:
-        """Write what waits."""
-        self._background.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _write(self, items: Iterator[LiveFrame]) -> None:
+    def _work(self, items: Iterator[LiveFrame]) -> None:
         for item in items:
             try:
                 snapshot = self._saved(item)

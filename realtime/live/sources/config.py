@@ -44,8 +44,10 @@ class SourceConfig:
     first_retry_s: float = 0.25
     """The pause after a failed connection; it doubles with every failure until there is a picture."""
     longest_retry_s: float = 5.0
-    late_s: float = 0.1
-    """A frame that waited longer than this before it is decoded is skipped where a newer one waits."""
+    late_s: float = 0.3
+    """A frame that waited longer than this before it is decoded is skipped where a newer one waits. Shorter, and the
+    hiccups of a busy machine would cost frames that it makes up for at once; longer, and one that cannot keep up would
+    lag by more than one gets used to."""
     rtsp_transport: RtspTransport = RtspTransport.TCP
     framing: Framing = Framing.PROMPT
     at_end: AtEnd = AtEnd.STOP

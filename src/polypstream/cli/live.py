@@ -46,7 +46,7 @@ def live(
     backend: Annotated[str, typer.Option(help="Inference backend; polypstream doctor lists them.")] = "auto",
     operating_point: Annotated[
         Literal["sensitive", "specific"], typer.Option(help="More polyps, or fewer false alarms.")
-    ] = "specific",
+    ] = "sensitive",
     threshold: Annotated[
         float | None,
         typer.Option(min=0.001, max=0.999, help="Probability that counts as polyp.  (default: the operating point's)"),

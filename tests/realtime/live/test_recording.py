@@ -16,7 +16,8 @@ import pytest
 
 from polypstream.errors import SinkError
 from polypstream.realtime.encoding import Encoding
-from polypstream.realtime.live.recording.background import Background
+from polypstream.realtime.live.events import Event, EventKind
+from polypstream.realtime.live.recording.event_log import EventLog
 from polypstream.realtime.live.recording.feed import FeedRecorder
 from polypstream.realtime.live.recording.overlay import OverlayConfig, OverlayRecorder
 from polypstream.realtime.overlay import MarkerStyle, marker_coverage
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.realtime
 
 LOSSLESS = Encoding(quality="lossless", preset="ultrafast")
 NO_ONE = pytest.fail
+STARTED = Event(kind=EventKind.SESSION_STARTED)
 """For recordings that have no reason to stop."""
 
 
@@ -335,27 +337,29 @@ def test_a_folder_that_cannot_be_written_is_told_and_raises_nothing(tmp_path: Pa
     )
 
 
-def test_a_bug_in_a_recorder_is_not_hidden() -> None:
-    def fall_over(items: Iterator[int]) -> None:
-        raise KeyError(next(items))
+def test_a_bug_in_a_recorder_is_not_hidden(tmp_path: Path) -> None:
+    class Buggy(EventLog):
+        def _work(self, items: Iterator[Any]) -> None:
+            raise KeyError(next(items))
 
-    background = Background("test", fall_over, capacity=1, on_stopped=NO_ONE)
-    background.give(1)
+    log = Buggy(tmp_path / "events.jsonl", on_stopped=NO_ONE)
+    log.add(STARTED)
     with pytest.raises(KeyError):
-        background.close()
-    background.give(2)
+        log.close()
+    log.add(STARTED)
 
 
-def test_the_reason_is_told_once() -> None:
+def test_the_reason_is_told_once(tmp_path: Path) -> None:
     told: list[str] = []
 
-    def fall_over(items: Iterator[int]) -> None:
-        next(items)
-        raise SinkError("full")
+    class Full(EventLog):
+        def _work(self, items: Iterator[Any]) -> None:
+            next(items)
+            raise SinkError("full")
 
-    with Background("test", fall_over, capacity=1, on_stopped=told.append) as background:
-        background.give(1)
-        while background.is_running:
+    with Full(tmp_path / "events.jsonl", on_stopped=told.append) as log:
+        log.add(STARTED)
+        while log.is_running:
             sleep(0.01)
-        background.fail(SinkError("and again"))
+        log.add(STARTED)
     assert told == ["full"]

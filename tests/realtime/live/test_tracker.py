@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from polypstream.realtime.live.alarm import SPECIFIC, Change, OperatingPoint
 from polypstream.realtime.live.shown import Light
 from polypstream.realtime.live.tracker import Following, Tracker, TrackerConfig, View
 from polypstream.synthetic import SyntheticClip, frame_at, frames_of
+from polypstream.train.data import read_mask
 
 SIDE = 128
 FPS = 25
@@ -246,14 +248,10 @@ def test_on_the_real_clip_motion_improves_the_outlines_shown() -> None:
     folder = os.environ.get("POLYPSTREAM_TEST_DATA")
     if not folder:
         pytest.skip("POLYPSTREAM_TEST_DATA names no folder")
-    video = cv2.VideoCapture(str(Path(folder) / "video" / "apparent.mp4"))
-    real = []
-    for path in sorted((Path(folder) / "video" / "apparent_masks").glob("*.png")):
-        is_read, bgr = video.read()
-        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        assert is_read
-        assert mask is not None
-        real.append(shot(np.ascontiguousarray(bgr[..., ::-1]), np.asarray(mask > 127)))
+    masks = sorted((Path(folder) / "video" / "apparent_masks").glob("*.png"))
+    with av.open(str(Path(folder) / "video" / "apparent.mp4")) as container:
+        pictures = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
+    real = [shot(rgb, read_mask(path)) for rgb, path in zip(pictures, masks, strict=True)]
     for every, late in ((1, 1), (3, 3)):
         moved = mean_dice(real, tracker(), every=every, late=late)
         still = mean_dice(real, tracker(following=Following.NONE), every=every, late=late)
