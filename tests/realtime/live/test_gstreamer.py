@@ -51,11 +51,12 @@ def missing() -> str:
 
 @pytest.fixture
 def gstreamer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment for pipelines, with a registry of its own."""
+    """An environment for pipelines, with a registry of its own, and as if the virtual environment were activated."""
     if missing():
         pytest.skip(missing())
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("GST_REGISTRY", str(tmp_path / "registry.bin"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -273,7 +274,7 @@ def test_what_cannot_start_says_so_on_the_bus(gstreamer: None, properties: str, 
 
 
 def test_a_missing_package_is_named_with_its_remedy(gstreamer: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", str(DEBIAN_PACKAGES))
     done = launched("videotestsrc num-buffers=3 ! video/x-raw,format=I420 ! polypoverlay ! fakesink")
     assert done.returncode != 0
     assert 'eval "$(python -m polypstream.realtime.gstreamer)"' in done.stderr
