@@ -18,7 +18,8 @@ does not find it by itself."""
 def environment(present: Mapping[str, str] | None = None) -> dict[str, str]:
     """GST_PLUGIN_PATH and PYTHONPATH with what polypoverlay needs put before what they hold already.
 
-    Debian's own packages come last. The Python of GStreamer's plugin loader must be of the same version as the one that this package is installed in.
+    Debian's own packages come last. The Python of GStreamer's plugin loader must be of the same version as the one that
+    this package is installed in.
     """
     present = os.environ if present is None else present
     packages = dict.fromkeys(

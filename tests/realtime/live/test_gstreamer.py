@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from polypstream.realtime.gstreamer.environment import PLUGIN_FOLDER, environment, exports
+from polypstream.realtime.gstreamer.environment import DEBIAN_PACKAGES, PLUGIN_FOLDER, environment, exports
 from polypstream.realtime.gstreamer.mapped import FORMATS, Layout, MappedPicture
 from polypstream.realtime.live.drawing import draw_on
 from polypstream.realtime.overlay import MarkerStyle
