@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from polypstream.realtime.gstreamer.environment import DEBIAN_PACKAGES, PLUGIN_FOLDER, environment, exports
+from polypstream.realtime.gstreamer.environment import PLUGIN_FOLDER, environment, exports
 from polypstream.realtime.gstreamer.mapped import FORMATS, Layout, MappedPicture
 from polypstream.realtime.live.drawing import draw_on
 from polypstream.realtime.overlay import MarkerStyle
@@ -274,7 +274,8 @@ def test_what_cannot_start_says_so_on_the_bus(gstreamer: None, properties: str, 
 
 
 def test_a_missing_package_is_named_with_its_remedy(gstreamer: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(DEBIAN_PACKAGES))
+    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # Debian's own Python, without our virtual environment
     done = launched("videotestsrc num-buffers=3 ! video/x-raw,format=I420 ! polypoverlay ! fakesink")
     assert done.returncode != 0
     assert 'eval "$(python -m polypstream.realtime.gstreamer)"' in done.stderr
