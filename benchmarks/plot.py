@@ -1,13 +1,21 @@
-"""The README's table and plot of speed and drift, made from the committed JSON: `python -m benchmarks.plot`."""
+"""Every table of figures in the README and the model card, and the plot, from the committed JSON.
+
+Run with `python -m benchmarks.plot`. A table stands between `<!-- name -->` and `<!-- /name -->`.
+"""
 
 import json
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from benchmarks.accuracy import markdown as accuracy_table
+from benchmarks.operating_points import points_table
 from benchmarks.report import RESULTS
 
-PLOT = Path(__file__).parents[1] / "docs" / "speed.svg"
+ROOT = Path(__file__).parents[1]
+PLOT = ROOT / "docs" / "speed.svg"
 CONTESTANTS = {
     "plain_opencv_loop": "OpenCV loop, plain FP32 model",
     "opencv_loop": "OpenCV loop, our model",
@@ -17,6 +25,14 @@ CONTESTANTS = {
 }
 """By the name in the report, in the order of the bars."""
 OURS = "annotate"
+DOCUMENTS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
+DELAYS = {
+    "video_delay_ms": "decoded picture to viewer",
+    "video_delay_with_decoding_ms": "last packet of a picture to viewer",
+    "sent_to_sink_ms": "sent to viewer",
+    "marker_delay_ms": "last packet of a picture to its markers",
+}
+"""By the name in the report of `benchmarks.live`."""
 BAR, GAP, LEFT, RIGHT, WIDTH = 26, 10, 250, 70, 780
 
 
@@ -54,6 +70,43 @@ def drift_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def live_table(report: Mapping[str, Any]) -> str:
+    """What a live session lost, how late it was, and what grew."""
+    growth = report["end_against_beginning"]
+    lines = [
+        f"{report['frames_displayed']} of {report['frames_sent']} frames displayed in {report['minutes']:g} minutes; "
+        f"{report['judged_fps']:.0f} judged a second. At the end the video's median delay was "
+        f"{growth['video_delay_p50']:.2f} of that at the beginning, the markers' {growth['marker_delay_p50']:.2f}, "
+        f"memory {growth['memory']:.3f}.",
+        "",
+        "| ms | median | 95% within | 99% within | largest |",
+        "|---|---|---|---|---|",
+    ]
+    for name, label in DELAYS.items():
+        figures = " | ".join(f"{report[name][key]:.1f}" for key in ("p50", "p95", "p99", "largest"))
+        lines.append(f"| {label} | {figures} |")
+    return "\n".join(lines)
+
+
+TABLES: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "speed": ("throughput", speed_table),
+    "drift": ("dice_drift", drift_table),
+    "live": ("live", live_table),
+    "accuracy": ("accuracy", accuracy_table),
+    "points": ("operating_points", points_table),
+}
+"""By the name of its place: the benchmark, and what makes a table of its report."""
+
+
+def with_tables(text: str) -> str:
+    """A document with all its tables made anew."""
+    for name, (benchmark, table) in TABLES.items():
+        place = re.compile(rf"(<!-- {name} -->\n\n).*?(\n\n<!-- /{name} -->)", re.DOTALL)
+        if found := place.search(text):
+            text = text[: found.end(1)] + table(newest(benchmark)) + text[found.start(2) :]
+    return text
+
+
 def speed_plot(report: dict[str, Any]) -> str:
     """The same as bars, an SVG."""
     fps = report["fps_and_ratios"]
@@ -80,12 +133,10 @@ def speed_plot(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write the plot, and print the tables for the README."""
-    report = newest("throughput")
-    PLOT.write_text(speed_plot(report), encoding="utf-8")
-    print(speed_table(report))
-    print()
-    print(drift_table(newest("dice_drift")))
+    """Write the plot and the tables."""
+    PLOT.write_text(speed_plot(newest("throughput")), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(with_tables(document.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
