@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,17 +43,23 @@ SHARE = 0.1
 
 @dataclass(kw_only=True)
 class Arrivals:
-    """What reached the sink, in order; times in monotonic seconds."""
+    """What reached the sink, in order; times in monotonic seconds.
 
-    numbers: list[int] = field(default_factory=list)
+    Arrays of plain numbers, lest the notes of a long session count as its memory.
+    """
+
+    numbers: "array[int]" = field(default_factory=lambda: array("q"))
     """Read from the pixels, and counted on where the clip begins again; -1 where unreadable."""
-    shown_at: list[float] = field(default_factory=list)
-    captured_at: list[float] = field(default_factory=list)
+    shown_at: "array[float]" = field(default_factory=lambda: array("d"))
+    captured_at: "array[float]" = field(default_factory=lambda: array("d"))
     """When the last packet of the frame had arrived."""
-    decoded_at: list[float] = field(default_factory=list)
-    marker_s: list[tuple[float, float]] = field(default_factory=list)
-    """When the first frame with new evidence was handed over, and how old that evidence was."""
-    memory_mb: list[tuple[float, float]] = field(default_factory=list)
+    decoded_at: "array[float]" = field(default_factory=lambda: array("d"))
+    marked_at: "array[float]" = field(default_factory=lambda: array("d"))
+    """When the first frame with new evidence was handed over."""
+    marker_s: "array[float]" = field(default_factory=lambda: array("d"))
+    """How old that evidence was."""
+    weighed_at: "array[float]" = field(default_factory=lambda: array("d"))
+    memory_mb: "array[float]" = field(default_factory=lambda: array("d"))
 
 
 def number_in(frame: Frame) -> int | None:
@@ -96,9 +103,11 @@ def watch(url: str, segmenter: Segmenter, *, seconds: float) -> tuple[Arrivals, 
                     and (at := shown.frame.captured_at - shown.evidence_age_s) != evidence
                 ):
                     evidence = at
-                    arrivals.marker_s.append((now, now - at))
-            if not arrivals.memory_mb or now - arrivals.memory_mb[-1][0] > 1:
-                arrivals.memory_mb.append((now, memory_mb()))
+                    arrivals.marked_at.append(now)
+                    arrivals.marker_s.append(now - at)
+            if not arrivals.weighed_at or now - arrivals.weighed_at[-1] > 1:
+                arrivals.weighed_at.append(now)
+                arrivals.memory_mb.append(memory_mb())
             if began is not None and now - began > seconds:
                 break
         counts = {"not_shown": live.dropped, "not_judged": live.not_judged}
@@ -146,10 +155,8 @@ def summary(arrivals: Arrivals, sent: dict[int, float]) -> dict[str, object]:
     unreadable = int(np.count_nonzero((numbers < 0) & (shown > shown[0] + SETTLING_S)))
     video_ms, with_decoding_ms = (shown - decoded)[counted] * 1000, (shown - captured)[counted] * 1000
     sent_at = np.array([sent[number] for number in numbers[counted].tolist()])
-    marker_at, marker_s = np.array(arrivals.marker_s).T
-    marker_ms = marker_s[marker_at > shown[0] + SETTLING_S] * 1000
-    memory_at, memory = np.array(arrivals.memory_mb).T
-    settled = memory[memory_at > shown[0] + SETTLING_S]
+    marker_ms = np.array(arrivals.marker_s)[np.array(arrivals.marked_at) > shown[0] + SETTLING_S] * 1000
+    settled = np.array(arrivals.memory_mb)[np.array(arrivals.weighed_at) > shown[0] + SETTLING_S]
     return {
         "frames_sent": int(last - first + 1),
         "frames_displayed": len(set(numbers[counted].tolist())),

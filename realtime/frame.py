@@ -25,6 +25,8 @@ class Frame:
     time_base: Fraction
     captured_at: float = field(default_factory=monotonic)
     """Monotonic seconds at which the frame left the source."""
+    sample_aspect_ratio: Fraction = Fraction(1)
+    """Width of a pixel on display by its height, as a live source states it."""
 
     @property
     def pts(self) -> int:

@@ -16,9 +16,11 @@ def arrivals(*, lost: set[int] = frozenset(), unreadable: set[int] = frozenset()
         made.decoded_at.append(captured)
         made.shown_at.append(captured + 0.004 + late * number * period)
         if number % 3 == 0:
-            made.marker_s.append((captured + 0.004, 0.05))
+            made.marked_at.append(captured + 0.004)
+            made.marker_s.append(0.05)
         if number % 30 == 0:
-            made.memory_mb.append((captured, 200.0))
+            made.weighed_at.append(captured)
+            made.memory_mb.append(200.0)
     return made
 
 

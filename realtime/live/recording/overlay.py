@@ -14,6 +14,7 @@ from av.video.frame import PictureType
 
 from polypstream.realtime.encoding import Encoding, add_video_stream, working_format
 from polypstream.realtime.fitting import Fitter
+from polypstream.realtime.frame import Frame
 from polypstream.realtime.live.drawing import copied, draw_on
 from polypstream.realtime.live.recording.background import Background
 from polypstream.realtime.live.recording.failure import OnStopped, recording_error
@@ -84,9 +85,9 @@ class _Film:
         pixel_format = working_format(
             picture.format.name, config.encoding.encoder, width=picture.width, height=picture.height
         )
-        info = _info_of(picture, config.rate)
+        info = _info_of(first.frame, config.rate)
         self._fitter = Fitter(info, pixel_format)
-        self._stream = add_video_stream(self._part.container, config.encoding, info, pixel_format, has_aspect=False)
+        self._stream = add_video_stream(self._part.container, config.encoding, info, pixel_format, has_aspect=True)
         # A crash loses what an encoder holds back: none of it with slices, a frame for each thread without.
         self._stream.codec_context.thread_type = ThreadType.SLICE
         if config.encoding.encoder.name == "libx264":
@@ -128,8 +129,9 @@ class _Film:
                 self._mux(None)
 
 
-def _info_of(picture: av.VideoFrame, rate: Fraction | None) -> VideoInfo:
-    """What one picture says of its stream."""
+def _info_of(frame: Frame, rate: Fraction | None) -> VideoInfo:
+    """What one frame says of its stream."""
+    picture = frame.picture
     return VideoInfo(
         path=Path(),
         codec="",
@@ -140,7 +142,7 @@ def _info_of(picture: av.VideoFrame, rate: Fraction | None) -> VideoInfo:
         average_rate=rate,
         frame_count=None,
         duration_s=None,
-        sample_aspect_ratio=Fraction(1),
+        sample_aspect_ratio=frame.sample_aspect_ratio,
         rotation=0,
         display_matrix=None,
         is_interlaced=False,

@@ -104,7 +104,13 @@ class LiveDecoder:
         picture.opaque = self._integrity
         picture.time_base = self._clock.time_base
         picture.pts = self._clock.pts_of(picture, captured_at)
-        return Frame(index=0, picture=picture, time_base=self._clock.time_base, captured_at=captured_at)
+        return Frame(
+            index=0,
+            picture=picture,
+            time_base=self._clock.time_base,
+            captured_at=captured_at,
+            sample_aspect_ratio=self._context.sample_aspect_ratio or Fraction(1),
+        )
 
 
 class LiveClock:

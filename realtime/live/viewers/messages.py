@@ -119,6 +119,7 @@ def _placed(frame: Frame) -> dict[str, object]:
         "captured_at_s": frame.captured_at,
         "width": frame.picture.width,
         "height": frame.picture.height,
+        "aspect": float(frame.sample_aspect_ratio),
     }
 
 

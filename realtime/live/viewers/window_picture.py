@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from polypstream.realtime.contours import polyp_from_contour
+from polypstream.realtime.frame import Frame
 from polypstream.realtime.live.drawing import copied, draw_on
 from polypstream.realtime.live.gauges import Delay
 from polypstream.realtime.live.shown import Light, LiveFrame, Marker, Status
@@ -54,30 +54,30 @@ class WindowPicture:
         self._width, self._style = width, style
         self._bar_height = round(BAR_SHARE * width)
         self._screens = {count: ScreenPicture(max_width=width // count, pixel_format="gbrp") for count in (1, 2)}
-        self._last: tuple[av.VideoFrame, Arrangement] | None = None
+        self._last: tuple[Frame, Arrangement] | None = None
 
     def of_frame(self, shown: LiveFrame, readings: Readings, arrangement: Arrangement) -> Bgr:
         """A frame and the bar."""
-        picture = shown.frame.picture
-        self._last = picture, arrangement
+        self._last = shown.frame, arrangement
         markers = shown.markers if arrangement.overlay else ()
-        return self._with_bar(self._pictures(picture, markers, arrangement), readings)
+        return self._with_bar(self._pictures(shown.frame, markers, arrangement), readings)
 
     def without_frame(self, readings: Readings) -> Bgr:
         """The picture shown last, without markers and such that nobody takes it for live, and the bar."""
         if self._last is None:
             pictures = np.zeros((round(self._width * 9 / 16), self._width, 3), dtype=np.uint8)
         else:
-            picture, arrangement = self._last
-            pictures = self._pictures(picture, (), arrangement)
+            frame, arrangement = self._last
+            pictures = self._pictures(frame, (), arrangement)
         grey = cv2.cvtColor((pictures * _DIMMED).astype(np.uint8), cv2.COLOR_BGR2GRAY)
         dimmed = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
         _write(dimmed, NO_PICTURE, (0.5, 0.5), size=self._width / 640, colour=_LIGHTS[Light.LOST], centred=True)
         return self._with_bar(dimmed, readings)
 
-    def _pictures(self, picture: av.VideoFrame, markers: Sequence[Marker], arrangement: Arrangement) -> Bgr:
+    def _pictures(self, frame: Frame, markers: Sequence[Marker], arrangement: Arrangement) -> Bgr:
         """The picture with its markers, and left of it, where wanted, as it came."""
-        screen = self._screens[2 if arrangement.side_by_side else 1].of(picture)
+        picture = frame.picture
+        screen = self._screens[2 if arrangement.side_by_side else 1].of(picture, aspect=frame.sample_aspect_ratio)
         screen = copied(picture) if screen is picture else screen
         pictures = [screen.to_ndarray(format="bgr24")] if arrangement.side_by_side else []
         scale = np.array([screen.width, screen.height]) / (picture.width, picture.height)

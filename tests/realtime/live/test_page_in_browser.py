@@ -2,6 +2,8 @@
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import cv2
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from polypstream.realtime.live.gauges import Delay
-from polypstream.realtime.live.shown import Light, Status
+from polypstream.realtime.live.shown import Light, LiveFrame, Status
 from polypstream.realtime.live.viewers.page import Page, PageConfig
 from polypstream.realtime.live.viewing import Action, Command, Commands
 from polypstream.synthetic.counter import counter_from_rgb
@@ -131,6 +133,24 @@ def test_markers_are_drawn_above_it_in_the_pixels_of_the_screen_until_switched_o
         tab.keyboard.press("o")
         tab.wait_for_timeout(200)
         assert marker_pixels_on_screen(tab)
+
+
+def test_pixels_that_are_wider_than_high_are_shown_so(page: Page, tab: "Tab") -> None:
+    def wide(number: int) -> LiveFrame:
+        item = shown(number)
+        return replace(item, frame=replace(item.frame, sample_aspect_ratio=Fraction(4, 3)))
+
+    with Showing(page, make=wide):
+        tab.goto(page.url)
+        wait_until(lambda: light(tab) == "ready" and has_ink(tab))
+        ink = pixels(tab, "markers")
+    height, width = ink.shape[:2]
+    assert width / height == pytest.approx(WIDTH * 4 / 3 / HEIGHT, rel=0.01)
+    line = np.zeros((height, width), np.uint8)
+    for polyp in scene()[1]:
+        on_screen = polyp.contour * (width / WIDTH, height / HEIGHT)
+        cv2.polylines(line, [on_screen.round().astype(np.int32)], True, 1, 15)
+    assert not ink[line == 0, 3].any()
 
 
 def test_side_by_side_shows_the_same_picture_untouched(page: Page, tab: "Tab") -> None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic, sleep
@@ -157,6 +159,15 @@ def test_pictures_of_a_source_without_packets_are_recorded(tmp_path: Path, pixel
         for picture, item in zip(shown, items, strict=True):
             planes = plane_bytes(item.frame.picture)
             assert picture.planes[: len(planes)] == planes
+
+
+def test_the_aspect_of_pixels_is_kept(tmp_path: Path) -> None:
+    item = live_frame(0)
+    wide = replace(item, frame=replace(item.frame, sample_aspect_ratio=Fraction(4, 3)))
+    with OverlayRecorder(tmp_path / "overlay.mkv", on_stopped=NO_ONE) as recorder:
+        recorder.show(wide)
+    with av.open(str(tmp_path / "overlay.mkv")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
 
 
 def test_a_change_of_size_begins_a_new_file(tmp_path: Path) -> None:

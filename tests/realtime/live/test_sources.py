@@ -19,6 +19,7 @@ from polypstream.realtime.live.sources import AtEnd, RtspTransport, SourceConfig
 from polypstream.realtime.live.sources.decoder import LiveClock
 from polypstream.realtime.live.sources.device import descriptors_of, device_options
 from polypstream.realtime.live.sources.secrets import label_of, reason_of
+from tests.clips import make_clip
 from tests.realtime.live.feeds import (
     Coding,
     RtspCamera,
@@ -176,6 +177,12 @@ def test_a_file_is_played_in_real_time_by_its_times(tmp_path: Path) -> None:
     assert [round(frame.pts_s * 1000) for frame in viewing.frames] == times
     assert viewing.taken_at[-1] - viewing.taken_at[0] >= 1.0
     assert source.state.line is Line.ENDED
+
+
+def test_a_frame_knows_the_aspect_of_its_pixels(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=3, sample_aspect_ratio=Fraction(4, 3))
+    with source_from_address(str(clip)) as source:
+        assert {frame.sample_aspect_ratio for frame in source} == {Fraction(4, 3)}
 
 
 def test_a_looped_file_goes_on_until_it_is_closed(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -98,6 +100,15 @@ def test_the_light_is_below_the_picture(light: Light, bgr: tuple[int, int, int])
     bar = face.of_frame(shown(0), readings, PLAIN)[-115:]
     assert bar.shape == (115, 1280, 3)
     assert (bar[46, 34] == bgr).all()
+
+
+def test_pixels_that_are_wider_than_high_are_shown_so() -> None:
+    face = WindowPicture(width=WIDTH, style=MarkerStyle())
+    item = shown(0)
+    square = face.of_frame(item, READINGS, PLAIN)
+    wide = replace(item, frame=replace(item.frame, sample_aspect_ratio=Fraction(4, 3)))
+    bar = square.shape[0] - HEIGHT
+    assert face.of_frame(wide, READINGS, PLAIN).shape[0] - bar == pytest.approx(HEIGHT * 3 / 4, abs=1)
 
 
 def test_without_a_frame_the_last_one_is_dark_and_has_no_marker() -> None:

@@ -9,7 +9,7 @@ const SMALLEST_EDGE = 0.8;
 const BELOW_FOR_CAPTION = 30;
 
 export class Drawing {
-  #frame = { width: 16, height: 9 };
+  #frame = { width: 16, height: 9, aspect: 1 }; // aspect: a pixel's width by its height
   #markers = [];
   style = null;
 
@@ -20,7 +20,7 @@ export class Drawing {
 
   /** Draw a frame's picture (an ImageBitmap) and its markers. */
   draw(header, bitmap) {
-    const isNewShape = header.width * this.#frame.height !== header.height * this.#frame.width;
+    const isNewShape = shape(header) !== shape(this.#frame);
     this.#frame = header;
     if (isNewShape) this.layOut();
     const isDouble = document.body.dataset.views === "two";
@@ -42,12 +42,13 @@ export class Drawing {
     this.#markers = markers;
     if (!markers.length || !this.style) return;
     const { rgb, thickness, casing, casing_opacity, opacity } = this.style;
-    const scale = canvas.width / this.#frame.width;
+    const across = canvas.width / this.#frame.width;
+    const down = canvas.height / this.#frame.height;
     const line = Math.max(thickness * canvas.height, SMALLEST_LINE * devicePixelRatio);
     const edge = casing && Math.max(casing * canvas.height, SMALLEST_EDGE * devicePixelRatio);
     pen.lineJoin = "round";
     for (const marker of markers) {
-      const path = outline(marker.points, scale);
+      const path = outline(marker.points, across, down);
       const alpha = marker.opacity * opacity;
       pen.lineWidth = line + 2 * edge;
       pen.strokeStyle = `rgb(0 12 8 / ${casing_opacity * alpha})`;
@@ -64,7 +65,7 @@ export class Drawing {
     const { paddingLeft, paddingTop, columnGap, rowGap } = getComputedStyle(stage);
     const width = stage.clientWidth - 2 * parseFloat(paddingLeft);
     const height = stage.clientHeight - 2 * parseFloat(paddingTop) - (isDouble ? 2 * BELOW_FOR_CAPTION : 0);
-    const { width: across, height: down } = this.#frame;
+    const [across, down] = [this.#frame.width * this.#frame.aspect, this.#frame.height];
     const beside = Math.min((isDouble ? (width - parseFloat(columnGap)) / 2 : width) / across, height / down);
     const above = isDouble ? Math.min(width / across, (height - parseFloat(rowGap)) / 2 / down) : 0;
     document.body.toggleAttribute("data-stacked", above > beside);
@@ -80,9 +81,11 @@ export class Drawing {
   }
 }
 
-function outline(points, scale) {
+const shape = ({ width, height, aspect }) => (width * aspect) / height;
+
+function outline(points, across, down) {
   const path = new Path2D();
-  for (let i = 0; i < points.length; i += 2) path.lineTo(points[i] * scale, points[i + 1] * scale);
+  for (let i = 0; i < points.length; i += 2) path.lineTo(points[i] * across, points[i + 1] * down);
   path.closePath();
   return path;
 }
