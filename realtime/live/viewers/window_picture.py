@@ -82,12 +82,15 @@ class WindowPicture:
         pictures = [screen.to_ndarray(format="bgr24")] if arrangement.side_by_side else []
         scale = np.array([screen.width, screen.height]) / (picture.width, picture.height)
         draw_on(screen, [_scaled(marker, scale) for marker in markers], self._style)
-        return self._centred(np.hstack([*pictures, screen.to_ndarray(format="bgr24")]))
+        across = round(picture.width * frame.sample_aspect_ratio)
+        one = round(picture.height * min(self._width, across) / across)
+        return self._centred(np.hstack([*pictures, screen.to_ndarray(format="bgr24")]), height=one)
 
-    def _centred(self, pictures: Bgr) -> Bgr:
-        missing = self._width - pictures.shape[1]
-        left = missing // 2
-        bordered = cv2.copyMakeBorder(pictures, 0, 0, left, missing - left, cv2.BORDER_CONSTANT)
+    def _centred(self, pictures: Bgr, *, height: int) -> Bgr:
+        """On black, as wide as the window and at least as high as one picture would be: the window keeps its shape."""
+        across, down = self._width - pictures.shape[1], max(height - pictures.shape[0], 0)
+        left, top = across // 2, down // 2
+        bordered = cv2.copyMakeBorder(pictures, top, down - top, left, across - left, cv2.BORDER_CONSTANT)
         return np.asarray(bordered, dtype=np.uint8)
 
     def _with_bar(self, pictures: Bgr, readings: Readings) -> Bgr:

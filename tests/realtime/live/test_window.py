@@ -86,6 +86,7 @@ def test_side_by_side_has_the_untouched_picture_on_the_left() -> None:
     face = WindowPicture(width=1280, style=MarkerStyle())
     both = face.of_frame(shown(0), READINGS, Arrangement(side_by_side=True))
     plain = face.of_frame(shown(0), READINGS, Arrangement(side_by_side=True, overlay=False))
+    assert both.shape == face.of_frame(shown(0), READINGS, Arrangement()).shape  # the window keeps its shape
     assert (both[:HEIGHT, :640] == plain[:HEIGHT, :640]).all()
     assert (plain[:HEIGHT, :640] == plain[:HEIGHT, 640:]).all()
     assert (both[:HEIGHT, 640:] != plain[:HEIGHT, 640:]).any()
