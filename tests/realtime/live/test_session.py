@@ -29,6 +29,10 @@ def no_thread_is_left() -> Iterator[None]:
     assert set(threading.enumerate()) <= before
 
 
+FRAME_S = 0.02
+"""Between two frames: a camera leaves the others time too."""
+
+
 class Director(UnseenViewer):
     """A viewer that asks for a frame after each frame, and says what a test wants at the frame a test wants."""
 
@@ -53,6 +57,7 @@ class Director(UnseenViewer):
             self.ask()
 
     def ask(self) -> None:
+        threading.Event().wait(FRAME_S)
         if self.frames < self.most:
             self.source.give()
         else:
