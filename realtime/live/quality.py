@@ -33,6 +33,9 @@ LEAST_MUCOSA = 0.15
 """Share of lit pixels that are redder than anything else, in a picture that is grey; dyed mucosa has less, but is not
 grey."""
 
+STEADY_S = 0.3
+"""A verdict that changes faster is not read, and annoys."""
+
 _SMOOTH_RED, _SMOOTH_GLARE, _SMOOTH_LIGHT = 0.35, 0.3, 160
 """What makes a picture without detail red-out or washed, and not just blurred."""
 _LIT = 40
@@ -85,6 +88,29 @@ class Appearance:
         if smooth:
             return Sight.WASHED if self.light > _SMOOTH_LIGHT else Sight.BLURRED
         return Sight.CLEAR
+
+
+class SteadySight:
+    """What to tell of a row of verdicts, such that it does not flicker. Times are seconds, and grow.
+
+    Trouble is told at once, its end when it has stayed away for `STEADY_S`, and so long one reason stays after it was
+    last seen, whatever else is wrong meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._told = Sight.CLEAR
+        self._seen_s = self._trouble_s = float("-inf")
+
+    def told(self, sight: Sight, *, at_s: float) -> Sight:
+        """The verdict to tell, given that on the picture of this time."""
+        since_s = self._trouble_s if sight is Sight.CLEAR else self._seen_s
+        if self._told is Sight.CLEAR or at_s - since_s >= STEADY_S:
+            self._told = sight
+        if sight is self._told:
+            self._seen_s = at_s
+        if sight is not Sight.CLEAR:
+            self._trouble_s = at_s
+        return self._told
 
 
 def sight_of(rgb: Rgb, content: NDArray[np.bool_]) -> Sight:

@@ -17,7 +17,7 @@ from polypstream.realtime.contours import mask_from_probability, polyp_from_cont
 from polypstream.realtime.frame import Probability, Rgb
 from polypstream.realtime.live.alarm import SENSITIVE, Alarm, AlarmEvent, Finding, OperatingPoint, Track
 from polypstream.realtime.live.motion import Carried, Contour, Motion, Scene, Stillness, scene_of
-from polypstream.realtime.live.quality import Sight, sight_of
+from polypstream.realtime.live.quality import Sight, SteadySight, sight_of
 from polypstream.realtime.live.shown import Light, Marker, Status
 
 LEAST_OPACITY = 0.15
@@ -95,6 +95,7 @@ class Tracker:
         self._scene: Scene | None = None
         self._scene_s = 0.0
         self._step: _Step | None = None
+        self._steady = SteadySight()
         self._judged_s: float | None = None
         self._events: deque[AlarmEvent] = deque(maxlen=EVENTS_KEPT)
 
@@ -146,7 +147,7 @@ class Tracker:
             self._events.extend(self._alarm.expire(at_s))
             tracks, judged_scene, judged_s = self._alarm.shown, self._scene, self._judged_s
             carried_s, step = at_s - self._scene_s, self._step
-        status = self._status(sight, at_s, judged_s)
+        status = self._status(self._steady.told(sight, at_s=at_s), at_s, judged_s)
         fresh = [(track, fade) for track in tracks if (fade := self._fade(at_s - track.seen_s)) > 0]
         if sight is not Sight.CLEAR or not fresh:
             return View(markers=(), status=status, evidence_at_s=judged_s)
@@ -163,6 +164,7 @@ class Tracker:
         with self._lock:
             self._events.extend(self._alarm.clear(self._judged_s or 0.0))
             self._scene = self._step = self._judged_s = None
+            self._steady = SteadySight()
 
     def take_events(self) -> list[AlarmEvent]:
         """What happened since the last call, oldest first; only the newest `EVENTS_KEPT` are kept."""

@@ -6,10 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from polypstream.realtime.live.motion import scene_of
-from polypstream.realtime.live.quality import Sight, sight_of
+from polypstream.realtime.live.quality import STEADY_S, Sight, SteadySight, sight_of
 from polypstream.synthetic import SyntheticClip, frame_at
 
 CLIP = SyntheticClip(width=320, height=240, fps=5, seconds=6)
@@ -55,6 +57,31 @@ def test_red_out_is_seen(pictures: list[Picture]) -> None:
 
 def test_a_washed_picture_is_seen(pictures: list[Picture]) -> None:
     assert {sight(scaled(rgb, 1.0, plus=190)) for rgb in pictures} == {Sight.WASHED}
+
+
+@given(st.lists(st.tuples(st.sampled_from(Sight), st.floats(0.01, 0.5)), min_size=1, max_size=40))
+def test_what_is_told_does_not_flicker_and_trouble_is_told_at_once(verdicts: list[tuple[Sight, float]]) -> None:
+    steady, at_s, told = SteadySight(), 0.0, [Sight.CLEAR]
+    changed_s, last = float("-inf"), dict[Sight, float]()
+    for sight, step_s in verdicts:
+        at_s += step_s
+        told.append(steady.told(sight, at_s=at_s))
+        if sight is not Sight.CLEAR:
+            assert told[-1] is not Sight.CLEAR
+        if told[-1] is not told[-2]:
+            assert told[-1] is sight
+            if told[-2] is not Sight.CLEAR:
+                assert at_s - changed_s >= STEADY_S
+                assert at_s - last[told[-2]] >= STEADY_S
+            changed_s = at_s
+        last[sight] = at_s
+
+
+def test_a_clear_picture_is_told_again_in_the_end() -> None:
+    steady = SteadySight()
+    verdicts = [Sight.BLURRED, *[Sight.CLEAR] * 10]
+    told = [steady.told(sight, at_s=index * 0.04) for index, sight in enumerate(verdicts)]
+    assert told == [Sight.BLURRED] * 8 + [Sight.CLEAR] * 3
 
 
 @pytest.mark.parametrize("tint", [(1, 1, 1), (1, 0.94, 0.86), (0.35, 0.7, 1), (0.4, 0.95, 0.7)])
