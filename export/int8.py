@@ -1,4 +1,4 @@
-"""The INT8 recipe: scales evened out, ranges and sensitive nodes found by measuring on pictures, then 8 bits.
+"""The INT8 recipe: scales evened out, ranges and sensitive nodes found by measuring on pictures, 8 bits, levelled.
 
 It needs no masks. How far a trial is off is the mean |difference| in probability to the float32 model, over a few of
 the pictures. About a hundred models are tried, one after the other.
@@ -15,6 +15,7 @@ from polypstream.export.config import Engine
 from polypstream.export.cost import macs
 from polypstream.export.cpu_form import in_cpu_form
 from polypstream.export.equalise import channel_peaks, equalised
+from polypstream.export.levelling import levelled
 from polypstream.export.lookup import Lookup, with_shapes
 from polypstream.export.quantise import quantisable_nodes, quantised
 from polypstream.export.session import Pictures, float_tensors, observed, probabilities
@@ -43,7 +44,7 @@ class Int8:
     left_out: tuple[str, ...]
     """Nodes that stay in float32."""
     difference: float
-    """Mean |difference| in probability to the float32 model."""
+    """Mean |difference| in probability to the float32 model, before its logits were levelled."""
 
 
 def int8_from_fp32(model: ModelProto, pictures: Pictures, *, engine: Engine) -> Int8:
@@ -55,8 +56,9 @@ def int8_from_fp32(model: ModelProto, pictures: Pictures, *, engine: Engine) -> 
     helpful = trials.affordable(sorted((name for name in alone if alone[name] < whole), key=lambda name: alone[name]))
     choices = [helpful[:count] for count in (0, *LEFT_OUT) if count <= len(helpful)]
     left_out = min(choices, key=lambda names: trials.difference(share, names))
+    made = trials.made(share, left_out)
     return Int8(
-        model=trials.made(share, left_out),
+        model=levelled(made, probabilities(made, pictures), probabilities(model, pictures)),
         share=share,
         left_out=tuple(left_out),
         difference=trials.difference(share, left_out),

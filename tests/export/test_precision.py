@@ -20,11 +20,13 @@ from polypstream.export.equalise import channel_peaks, equalised
 from polypstream.export.exporter import ExportReport
 from polypstream.export.fp16 import fp16_from_fp32, hazards
 from polypstream.export.int8 import int8_from_fp32
+from polypstream.export.levelling import LARGEST_SHIFT, levelled, shift_between
 from polypstream.export.lookup import with_shapes
 from polypstream.export.optimise import optimised
 from polypstream.export.precision import narrowed
 from polypstream.export.quantise import quantisable_nodes, quantised
 from polypstream.export.session import Pictures, float_tensors, frame_ms, probabilities
+from tests.models import write_green_finder
 
 TWO_CONVOLUTIONS = ("encoder2_conv2/Conv", "encoder3_conv2/Conv")
 
@@ -224,6 +226,27 @@ def test_contradicting_options_are_refused(tiny_file: Path, tmp_path: Path) -> N
     for message, settings in cases.items():
         with pytest.raises(ConfigError, match=message):
             ExportConfig(model=tiny_file, output=tmp_path / "out.onnx", **settings)
+
+
+@pytest.mark.parametrize("bias", [-0.4, 0.0, 0.3])
+def test_levelling_marks_as_much_as_the_exact_model_does(tmp_path: Path, bias: float) -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    good, model = (
+        onnx.load(write_green_finder(tmp_path / f"{value}.onnx", gain=0.02, bias=value, shape=(32, 32)))
+        for value in (0.05, bias)
+    )
+    exact, answers = probabilities(good, pictures), probabilities(model, pictures)
+    mended = probabilities(levelled(model, answers, exact), pictures)
+    assert abs(int((mended >= 0.5).sum()) - int((exact >= 0.5).sum())) <= 4  # ties
+    np.testing.assert_allclose(mended, exact, atol=0.005)
+
+
+def test_levelling_knows_its_limits() -> None:
+    assert shift_between(np.full((1, 4, 4), 0.01, np.float32), np.ones((1, 4, 4), np.float32)) == 0.0
+    half = np.repeat(np.float32([0.1, 0.9]), 8).reshape(1, 4, 4)
+    assert shift_between(half * np.float32(0.1), half) == LARGEST_SHIFT
+    assert shift_between(half, np.zeros_like(half)) == 0.0
 
 
 @pytest.mark.slow
