@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from polypstream.contract import ModelContract
 from polypstream.errors import BackendError, ModelError, ProviderMissingError
+from polypstream.realtime.backends.base import SessionSegmenter
 from polypstream.realtime.backends.checks import checked_picture, checked_probability
 from polypstream.realtime.backends.cores import shares_of_cores, usable_cores
 from polypstream.realtime.frame import Probability, Rgb
@@ -17,7 +18,7 @@ from polypstream.realtime.frame import Probability, Rgb
 Provider = Literal["CPU", "CUDA", "Tensorrt"]
 
 
-class OnnxRuntimeSegmenter:
+class OnnxRuntimeSegmenter(SessionSegmenter):
     """Runs a model in ONNX Runtime. A context manager; one thread at a time may call it.
 
     Raises `ModelError` where the file is not one of ours, `BackendError` where the provider cannot start.
@@ -39,22 +40,6 @@ class OnnxRuntimeSegmenter:
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
         self.notices: tuple[str, ...] = ()
-
-    @property
-    def height(self) -> int:
-        """Rows of the picture the network takes."""
-        return self.contract.height
-
-    @property
-    def width(self) -> int:
-        """Columns of the picture the network takes."""
-        return self.contract.width
-
-    def __enter__(self) -> "OnnxRuntimeSegmenter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to release: the session lives as long as this object."""
 
     def segment(self, rgb: Rgb) -> Probability:
         """Probability (height, width) of a uint8 RGB picture (height, width, 3)."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from polypstream.contract import METADATA_KEY, ModelContract
 from polypstream.errors import BackendError, MissingExtraError, ModelError
+from polypstream.realtime.backends.base import SessionSegmenter
 from polypstream.realtime.backends.checks import checked_picture, checked_probability
 from polypstream.realtime.backends.cores import shares_of_cores, usable_cores
 from polypstream.realtime.frame import Probability, Rgb
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Precision = Literal["f32", "bf16"]
 
 
-class OpenVinoSegmenter:
+class OpenVinoSegmenter(SessionSegmenter):
     """Runs a model in OpenVINO on the CPU. A context manager; one thread at a time may call it.
 
     `precision` is what floating-point layers are computed in. OpenVINO itself would choose bfloat16 wherever the
@@ -67,22 +68,6 @@ class OpenVinoSegmenter:
         ]
         if ports != [("u8", [*size, 3]), ("f32", [*size, 1])]:
             raise ModelError(f"the graph takes and gives {ports}, its contract says otherwise; export it again")
-
-    @property
-    def height(self) -> int:
-        """Rows of the picture the network takes."""
-        return self.contract.height
-
-    @property
-    def width(self) -> int:
-        """Columns of the picture the network takes."""
-        return self.contract.width
-
-    def __enter__(self) -> "OpenVinoSegmenter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to release: the compiled model lives as long as this object."""
 
     def segment(self, rgb: Rgb) -> Probability:
         """Probability (height, width) of a uint8 RGB picture (height, width, 3)."""
