@@ -25,7 +25,7 @@ class HandoverClosed(Exception):  # noqa: N818 - an ending, not an error
 
 
 class Handover(Generic[T]):
-    """A queue of at most `capacity` items between one sender and one receiver; closing it wakes both."""
+    """A queue of at most `capacity` items from any thread to one receiver; closing it wakes all."""
 
     def __init__(self, *, capacity: int, delivery: Delivery = Delivery.LOSSLESS) -> None:
         if capacity < 1:

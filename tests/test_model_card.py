@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from benchmarks.plot import DOCUMENTS, speed_plot, with_tables
+from benchmarks.documents import DOCUMENTS, speed_plot, with_tables
 from polypstream.contract import ModelContract
 from polypstream.models import default_model
 from polypstream.realtime.live.alarm import OPERATING_POINTS

@@ -1,12 +1,12 @@
-"""What segmenters share whose session lives as long as they do."""
+"""What segmenters share."""
 
 from typing import Self
 
 from polypstream.contract import ModelContract
 
 
-class SessionSegmenter:
-    """The size by the contract, and a context manager with nothing to release."""
+class OfContract:
+    """The size that the model's contract states."""
 
     contract: ModelContract
 
@@ -19,6 +19,10 @@ class SessionSegmenter:
     def width(self) -> int:
         """Columns of the picture the network takes."""
         return self.contract.width
+
+
+class SessionSegmenter(OfContract):
+    """One whose session lives as long as it does: a context manager with nothing to release."""
 
     def __enter__(self) -> Self:
         return self

@@ -39,7 +39,7 @@ def glance_of(picture: av.VideoFrame) -> Glance:
     plane, form = picture.planes[0], picture.format
     bits = form.components[0].bits
     sample = np.dtype(np.uint16 if bits > 8 else np.uint8)
-    in_a_pixel = 1 if len(picture.planes) > 1 else form.padded_bits_per_pixel // (8 * sample.itemsize)
+    in_a_pixel = 1 if len(picture.planes) > 1 else max(1, form.padded_bits_per_pixel // (8 * sample.itemsize))
     memory = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)  # type: ignore[call-overload]
     every = max(1, plane.height // (_GLANCE[1] * _ROWS_PER_CELL))
     rows: NDArray[np.uint8 | np.uint16] = np.ascontiguousarray(memory[::every]).view(sample)

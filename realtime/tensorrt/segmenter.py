@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from polypstream.contract import ModelContract
 from polypstream.errors import BackendError
+from polypstream.realtime.backends.base import OfContract
 from polypstream.realtime.backends.checks import checked_picture, checked_probability
 from polypstream.realtime.frame import Probability, Rgb
 from polypstream.realtime.tensorrt.adapter import load_tensorrt
@@ -21,7 +22,7 @@ from polypstream.realtime.tensorrt.progress import BuildProgress
 from polypstream.realtime.tensorrt.session import Session
 
 
-class TensorRtSegmenter:
+class TensorRtSegmenter(OfContract):
     """Runs a model in TensorRT or TensorRT-RTX on an NVIDIA GPU.
 
     A context manager: the GPU's resources are opened in the thread that enters it, belong to that thread, and are freed
@@ -56,16 +57,6 @@ class TensorRtSegmenter:
         self.contract: ModelContract = self.engine.contract
         self.notices: tuple[str, ...] = ()
         self._session = Session(self.engine, trt=trt, device=self._device, cuda_graph=cuda_graph)
-
-    @property
-    def height(self) -> int:
-        """Rows of the picture the network takes."""
-        return self.contract.height
-
-    @property
-    def width(self) -> int:
-        """Columns of the picture the network takes."""
-        return self.contract.width
 
     @property
     def largest_batch(self) -> int:

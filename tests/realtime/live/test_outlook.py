@@ -87,6 +87,12 @@ def test_a_cut_shows_at_a_glance_and_the_next_frame_does_not_look_like_one(pixel
     assert outlook.on(at_s=10.04, size=SIZE, glance=glance_of(turned.reformat(format=pixel_format))).markers == ()
 
 
+@pytest.mark.parametrize("pixel_format", ["monow", "pal8", "rgb565le", "bgr4", "x2rgb10le", "bayer_rggb8", "gray10le"])
+def test_the_rarest_formats_have_a_glance_too(pixel_format: str) -> None:
+    black = av.VideoFrame(64, 48, pixel_format)
+    assert glance_of(black).shape == (18, 32)
+
+
 @pytest.mark.parametrize("size", [(2, 2), (16, 16), (127, 97), (3840, 2160)])
 def test_any_size_has_a_glance_and_a_lamp_turned_up_is_no_cut(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)

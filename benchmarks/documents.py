@@ -1,6 +1,6 @@
 """Every table of figures in the README and the model card, and the plot, from the committed JSON.
 
-Run with `python -m benchmarks.plot`. A table stands between `<!-- name -->` and `<!-- /name -->`.
+Run with `python -m benchmarks.documents`. A table stands between `<!-- name -->` and `<!-- /name -->`.
 """
 
 import json
