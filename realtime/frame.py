@@ -27,6 +27,8 @@ class Frame:
     """Monotonic seconds at which the frame left the source."""
     sample_aspect_ratio: Fraction = Fraction(1)
     """Width of a pixel on display by its height, as a live source states it."""
+    display_matrix: tuple[int, ...] | None = None
+    """How the picture is turned on display, as a live source states it: FFmpeg's matrix of nine, row by row."""
 
     @property
     def pts(self) -> int:

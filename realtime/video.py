@@ -55,8 +55,6 @@ def video_info(path: Path, container: InputContainer, stream: VideoStream, pictu
     duration = stream.duration * stream.time_base if stream.duration else None
     if duration is None and container.duration:
         duration = Fraction(container.duration, av.time_base)
-    side_data = _side_data(picture)
-    matrix = side_data.get(SideDataType.DISPLAYMATRIX)
     return VideoInfo(
         path=path,
         codec=stream.codec_context.codec.canonical_name,
@@ -69,14 +67,20 @@ def video_info(path: Path, container: InputContainer, stream: VideoStream, pictu
         duration_s=None if duration is None else float(duration),
         sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
         rotation=picture.rotation,
-        display_matrix=None if matrix is None else struct.unpack("=9i", matrix),
+        display_matrix=display_matrix_of(picture),
         is_interlaced=picture.interlaced_frame,
         color_range=int(picture.color_range),
         colorspace=int(picture.colorspace),
         color_primaries=int(picture.color_primaries),
         color_trc=int(picture.color_trc),
-        has_hdr_metadata=bool(_HDR.intersection(side_data)),
+        has_hdr_metadata=bool(_HDR.intersection(_side_data(picture))),
     )
+
+
+def display_matrix_of(picture: av.VideoFrame) -> tuple[int, ...] | None:
+    """FFmpeg's matrix of nine, row by row, by which players turn a decoded picture; None where it stays as it is."""
+    matrix = _side_data(picture).get(SideDataType.DISPLAYMATRIX)
+    return None if matrix is None else struct.unpack("=9i", matrix)
 
 
 def tagged_duration_s(stream: Stream) -> Fraction | None:

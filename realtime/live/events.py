@@ -24,6 +24,8 @@ class EventKind(Enum):
     RECORDING_STOPPED = "recording_stopped"
     SETTINGS_CHANGED = "settings_changed"
     """The threshold or the operating point."""
+    EVENTS_LOST = "events_lost"
+    """The disk took no more for so long that the oldest events could not wait."""
 
 
 @dataclass(frozen=True, kw_only=True)

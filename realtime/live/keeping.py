@@ -51,8 +51,13 @@ class Keeper:
         """Whether pictures are being recorded now."""
         return self._feed is not None or bool(self._recorders)
 
+    @property
+    def is_logging(self) -> bool:
+        """Whether events reach the disk now; those that do not, wait."""
+        return self._log.is_written
+
     def __enter__(self) -> Self:
-        self._log = self._open.enter_context(EventLog(self.folder / "events.jsonl", on_stopped=self._on_notice))
+        self._log = self._open.enter_context(EventLog(self.folder / "events.jsonl", on_notice=self._on_notice))
         self._snapshots = self._open.enter_context(
             Snapshots(self.folder, self._style, on_saved=self._saved, on_failed=self._on_notice)
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from polypstream.realtime.live.alarm import OPERATING_POINTS
@@ -15,6 +15,7 @@ from polypstream.realtime.live.viewing import Action, Command, Commands, Gauges,
 
 THRESHOLD_STEP = 0.05
 GAUGES_EVERY_S = 0.2
+NOT_LOGGED = "events are not logged"
 LEAST_THRESHOLD, LARGEST_THRESHOLD = 0.05, 0.95
 
 
@@ -110,9 +111,9 @@ class Session:
         )
 
     def _show(self, shown: LiveFrame) -> None:
-        gauges = self.gauges()
+        gauges, told = self.gauges(), replace(shown, status=self._told(shown.status))
         for viewer in self._viewers:
-            viewer.show(shown, gauges)
+            viewer.show(told, gauges)
         self._newest, self._frames = shown, self._frames + 1
         for event in self._sightings.look(shown.frame, shown.markers):
             self._polyps += event.kind is EventKind.POLYP_APPEARED
@@ -123,8 +124,15 @@ class Session:
             self._keeper.show(shown)
 
     def _tell(self, status: Status) -> None:
+        told = self._told(status)
         for viewer in self._viewers:
-            viewer.tell(status)
+            viewer.tell(told)
+
+    def _told(self, status: Status) -> Status:
+        """The status and, while that is so, that events do not reach the disk."""
+        if self._keeper is None or self._keeper.is_logging:
+            return status
+        return replace(status, reason=f"{status.reason}; {NOT_LOGGED}" if status.reason else NOT_LOGGED)
 
     def _follow_line(self) -> None:
         """Note when the line is lost, and when it is back."""

@@ -24,7 +24,7 @@ class Status:
 
     light: Light
     reason: str = ""
-    """For the user, a few words; empty when ready."""
+    """For the user, a few words; empty when ready, unless something beside the markers is amiss."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from polypstream.errors import ConfigError, MissingExtraError, SinkError
@@ -16,6 +15,7 @@ from polypstream.realtime.live.drawing import drawable, marked
 from polypstream.realtime.live.recording.background import Background
 from polypstream.realtime.live.recording.failure import OnStopped
 from polypstream.realtime.live.shown import LiveFrame, Status
+from polypstream.realtime.live.turn import turn_of
 from polypstream.realtime.live.viewing import Gauges
 from polypstream.realtime.overlay import MarkerStyle
 from polypstream.realtime.preprocess import matrix_of
@@ -72,7 +72,7 @@ class VirtualCamera(Background[LiveFrame]):
             for item in items:
                 picture = marked(drawable(item.frame.picture), item.markers, self._config.style)
                 shown = reformatter.reformat(picture, format="rgb24", src_colorspace=matrix_of(picture))
-                rgb: Rgb = np.asarray(shown.to_ndarray(), dtype=np.uint8)
+                rgb: Rgb = turn_of(item.frame).image(shown.to_ndarray())
                 height, width = rgb.shape[:2]
                 if camera is None or (camera.width, camera.height) != (width, height):
                     open_camera.close()

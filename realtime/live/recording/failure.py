@@ -17,6 +17,11 @@ def recording_error(path: Path, error: Exception) -> SinkError:
     return SinkError(f"recording to {path} has stopped {reason_and_mend(error, otherwise=_OTHERWISE)}")
 
 
+def unwritten(path: Path, error: Exception) -> str:
+    """Why a file that is written when that is possible again is not written now."""
+    return f"{path} is not written for now {reason_and_mend(error, otherwise=_OTHERWISE)}"
+
+
 def saving_error(path: Path, error: Exception) -> SinkError:
     """Why one file could not be written."""
     return SinkError(f"{path} could not be saved {reason_and_mend(error, otherwise=_OTHERWISE)}")

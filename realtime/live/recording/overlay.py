@@ -43,8 +43,9 @@ class OverlayConfig:
 class OverlayRecorder(Background[LiveFrame]):
     """Writes frames to `path`, at the times they were captured, and after each change of size to `…-2.mkv`.
 
-    Frames that a slow encoder leaves no time for are dropped and counted. A context manager. Nothing raises in the
-    caller's thread: where the recording cannot go on, `on_stopped` is told why, once, and what was written plays.
+    Pictures are written as they were coded: a file says how players are to turn them, as the source did. Frames that a
+    slow encoder leaves no time for are dropped and counted. A context manager. Nothing raises in the caller's thread:
+    where the recording cannot go on, `on_stopped` is told why, once, and what was written plays.
     """
 
     def __init__(self, path: Path, config: OverlayConfig | None = None, *, on_stopped: OnStopped) -> None:
@@ -66,7 +67,7 @@ class OverlayRecorder(Background[LiveFrame]):
         with ExitStack() as open_part:
             film: _Film | None = None
             for item in items:
-                if film is None or not film.takes(item.frame.picture):
+                if film is None or not film.takes(item.frame):
                     open_part.close()
                     film = open_part.enter_context(_Film(self._names, item, self._config))
                 film.write(item)
@@ -74,14 +75,14 @@ class OverlayRecorder(Background[LiveFrame]):
 
 
 class _Film:
-    """The pictures of one size, in one file."""
+    """The pictures of one size, turned one way, in one file."""
 
     def __init__(self, names: PartNames, first: LiveFrame, config: OverlayConfig) -> None:
         self._style, self._part = config.style, Part(names)
         self._began_at = first.frame.captured_at
         self._last_ms, self._key_ms = -1, -KEY_FRAME_EVERY_MS
         picture = first.frame.picture
-        self._shape = picture.width, picture.height, picture.format.name
+        self._shape = _shape_of(first.frame)
         pixel_format = working_format(
             picture.format.name, config.encoding.encoder, width=picture.width, height=picture.height
         )
@@ -93,8 +94,8 @@ class _Film:
         if config.encoding.encoder.name == "libx264":
             self._stream.codec_context.options |= {"tune": "zerolatency"}
 
-    def takes(self, picture: av.VideoFrame) -> bool:
-        return self._shape == (picture.width, picture.height, picture.format.name)
+    def takes(self, frame: Frame) -> bool:
+        return self._shape == _shape_of(frame)
 
     def write(self, item: LiveFrame) -> None:
         picture = self._fitter.fitted(item.frame.picture)
@@ -129,6 +130,11 @@ class _Film:
                 self._mux(None)
 
 
+def _shape_of(frame: Frame) -> tuple[object, ...]:
+    """What all the frames of one file share."""
+    return frame.picture.width, frame.picture.height, frame.picture.format.name, frame.display_matrix
+
+
 def _info_of(frame: Frame, rate: Fraction | None) -> VideoInfo:
     """What one frame says of its stream."""
     picture = frame.picture
@@ -143,8 +149,8 @@ def _info_of(frame: Frame, rate: Fraction | None) -> VideoInfo:
         frame_count=None,
         duration_s=None,
         sample_aspect_ratio=frame.sample_aspect_ratio,
-        rotation=0,
-        display_matrix=None,
+        rotation=picture.rotation,
+        display_matrix=frame.display_matrix,
         is_interlaced=False,
         color_range=int(picture.color_range),
         colorspace=int(picture.colorspace),

@@ -17,6 +17,7 @@ from polypstream.realtime.live.events import Event, EventKind
 from polypstream.realtime.live.recording.background import Background
 from polypstream.realtime.live.recording.failure import OnStopped, saving_error
 from polypstream.realtime.live.shown import LiveFrame
+from polypstream.realtime.live.turn import Turn, turn_of
 from polypstream.realtime.overlay import MarkerStyle
 from polypstream.realtime.preprocess import matrix_of
 from polypstream.realtime.records import record_of
@@ -31,6 +32,7 @@ class Snapshot:
     untouched: Path
     marked: Path
     record: Path
+    """In pixels of the pictures beside it, which are upright."""
 
 
 class Snapshots(Background[LiveFrame]):
@@ -63,20 +65,21 @@ class Snapshots(Background[LiveFrame]):
             self._on_saved(snapshot, event)
 
     def _saved(self, item: LiveFrame) -> Snapshot:
-        picture = item.frame.picture
+        picture, turn = item.frame.picture, turn_of(item.frame)
         stem = self._stem(item.frame.captured_at)
         snapshot = Snapshot(
             untouched=self._folder / f"{stem}.png",
             marked=self._folder / f"{stem}_marked.png",
             record=self._folder / f"{stem}.json",
         )
-        record = record_of(item.frame, [marker.polyp for marker in item.markers]) | {
+        upright = [turn.polyp(marker.polyp, width=picture.width, height=picture.height) for marker in item.markers]
+        record = record_of(item.frame, upright) | {
             "identities": [marker.identity for marker in item.markers],
             "light": item.status.light.value,
             "reason": item.status.reason,
         }
-        _save(snapshot.untouched, _png(picture))
-        _save(snapshot.marked, _png(marked(drawable(picture), item.markers, self._style)))
+        _save(snapshot.untouched, _png(picture, turn))
+        _save(snapshot.marked, _png(marked(drawable(picture), item.markers, self._style), turn))
         _save(snapshot.record, json.dumps(record, indent=1).encode())
         return snapshot
 
@@ -85,14 +88,14 @@ class Snapshots(Background[LiveFrame]):
         return moment.strftime("snapshot_%Y-%m-%d_%H-%M-%S-%f")[:-3]
 
 
-def _png(picture: av.VideoFrame) -> bytes:
-    """A picture as it is displayed, encoded without loss."""
+def _png(picture: av.VideoFrame, turn: Turn) -> bytes:
+    """A picture as it is displayed, upright, encoded without loss."""
     bgr = picture.reformat(
         format="bgr24",
         src_colorspace=matrix_of(picture),
         interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
     )
-    return cv2.imencode(".png", bgr.to_ndarray(), [cv2.IMWRITE_PNG_COMPRESSION, 2])[1].tobytes()
+    return cv2.imencode(".png", turn.image(bgr.to_ndarray()), [cv2.IMWRITE_PNG_COMPRESSION, 2])[1].tobytes()
 
 
 def _save(path: Path, content: bytes) -> None:

@@ -11,6 +11,7 @@ from av.video.stream import VideoStream
 from polypstream.realtime.frame import Frame
 from polypstream.realtime.live.sources.backlog import Arrival
 from polypstream.realtime.live.sources.counts import LineCounts
+from polypstream.realtime.video import display_matrix_of
 
 _MOST_THREADS = 4
 _LEAP_S = 1
@@ -110,6 +111,7 @@ class LiveDecoder:
             time_base=self._clock.time_base,
             captured_at=captured_at,
             sample_aspect_ratio=self._context.sample_aspect_ratio or Fraction(1),
+            display_matrix=display_matrix_of(picture),
         )
 
 

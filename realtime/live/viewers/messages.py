@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import av
 import cv2
 
 from polypstream.errors import ConfigError
 from polypstream.realtime.frame import Frame
 from polypstream.realtime.live.shown import LiveFrame, Marker, Status
-from polypstream.realtime.live.viewers.picture import ScreenPicture
+from polypstream.realtime.live.turn import Turn, turn_of
+from polypstream.realtime.live.viewers.picture import ScreenPicture, fitted
 from polypstream.realtime.live.viewing import Action, Command, Gauges, SetThreshold
 from polypstream.realtime.overlay import MarkerStyle
 
@@ -26,22 +28,25 @@ _ACTIONS = {action.value: action for action in Action if action is not Action.QU
 class FrameMessages:
     """Makes the messages of frames; for one thread.
 
-    The picture is sent as it came, but for its size: markers travel beside it. JPEG knows the full range of BT.601
-    only, so the picture goes by way of RGB, which is where swscale would take it as well.
+    The picture is sent as it came, but for its size, and upright: markers travel beside it. JPEG knows the full range
+    of BT.601 only, so the picture goes by way of RGB, which is where swscale would take it as well.
     """
 
     def __init__(self, *, max_width: int, quality: int) -> None:
-        self._screen = ScreenPicture(max_width=max_width, pixel_format="bgr24")
+        self._most = max_width, max_width
+        self._screen = ScreenPicture(pixel_format="bgr24")
         self._options = [cv2.IMWRITE_JPEG_QUALITY, quality]
 
     def of_frame(self, shown: LiveFrame, gauges: Gauges) -> bytes:
         """A frame with all that belongs to it."""
-        _, jpeg = cv2.imencode(".jpg", self._screen.of(shown.frame.picture).to_ndarray(), self._options)
+        picture, turn = shown.frame.picture, turn_of(shown.frame)
+        small = self._screen.of(picture, fitted((picture.width, picture.height), self._most))
+        _, jpeg = cv2.imencode(".jpg", turn.image(small.to_ndarray()), self._options)
         header = {
-            **_placed(shown.frame),
+            **_placed(shown.frame, turn),
             **_told(shown.status),
             "evidence_age_s": shown.evidence_age_s,
-            "markers": [_outlined(marker) for marker in shown.markers],
+            "markers": [_outlined(marker, picture, turn) for marker in shown.markers],
             "gauges": asdict(gauges),
         }
         return _packed(header, jpeg.tobytes())
@@ -113,13 +118,16 @@ def _delay(values: Mapping[str, object], name: str) -> float | None:
     return None if value is None else _number(value)
 
 
-def _placed(frame: Frame) -> dict[str, object]:
+def _placed(frame: Frame, turn: Turn) -> dict[str, object]:
+    """The frame's number, its time, and its shape when upright, in pixels of the source."""
+    width, height = turn.size(frame.picture.width, frame.picture.height)
+    aspect = frame.sample_aspect_ratio
     return {
         "index": frame.index,
         "captured_at_s": frame.captured_at,
-        "width": frame.picture.width,
-        "height": frame.picture.height,
-        "aspect": float(frame.sample_aspect_ratio),
+        "width": width,
+        "height": height,
+        "aspect": float(1 / aspect if turn.swaps_axes else aspect),
     }
 
 
@@ -127,9 +135,10 @@ def _told(status: Status) -> dict[str, object]:
     return {"light": status.light.value, "reason": status.reason}
 
 
-def _outlined(marker: Marker) -> dict[str, object]:
-    """A marker's contour in frame pixels, as x, y, x, y, …"""
-    points = [round(value, 1) for value in marker.polyp.contour.ravel().tolist()]
+def _outlined(marker: Marker, picture: av.VideoFrame, turn: Turn) -> dict[str, object]:
+    """A marker's contour in pixels of the upright frame, as x, y, x, y, …"""
+    contour = turn.contour(marker.polyp.contour, width=picture.width, height=picture.height)
+    points = [round(value, 1) for value in contour.ravel().tolist()]
     return {"identity": marker.identity, "opacity": round(marker.opacity, 3), "points": points}
 
 

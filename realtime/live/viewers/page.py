@@ -35,7 +35,7 @@ class PageConfig:
     token: str | None = None
     """What viewers must know; None makes one at random where the address demands it."""
     max_width: int = 1280
-    """Wider pictures are scaled down for the page."""
+    """Pictures that are wider than this, or higher, are scaled down for the page."""
     quality: int = 85
     """Of the JPEG, 1 to 100."""
     max_viewers: int = 16

@@ -12,7 +12,8 @@ from polypstream.realtime.frame import Frame
 from polypstream.realtime.live.drawing import copied, draw_on
 from polypstream.realtime.live.gauges import Delay
 from polypstream.realtime.live.shown import Light, LiveFrame, Marker, Status
-from polypstream.realtime.live.viewers.picture import ScreenPicture
+from polypstream.realtime.live.turn import turn_of
+from polypstream.realtime.live.viewers.picture import ScreenPicture, fitted
 from polypstream.realtime.live.viewing import Gauges
 from polypstream.realtime.overlay import MarkerStyle
 
@@ -53,7 +54,7 @@ class WindowPicture:
     def __init__(self, *, width: int, style: MarkerStyle) -> None:
         self._width, self._style = width, style
         self._bar_height = round(BAR_SHARE * width)
-        self._screens = {count: ScreenPicture(max_width=width // count, pixel_format="gbrp") for count in (1, 2)}
+        self._screen = ScreenPicture(pixel_format="gbrp")
         self._last: tuple[Frame, Arrangement] | None = None
 
     def of_frame(self, shown: LiveFrame, readings: Readings, arrangement: Arrangement) -> Bgr:
@@ -75,16 +76,18 @@ class WindowPicture:
         return self._with_bar(dimmed, readings)
 
     def _pictures(self, frame: Frame, markers: Sequence[Marker], arrangement: Arrangement) -> Bgr:
-        """The picture with its markers, and left of it, where wanted, as it came."""
-        picture = frame.picture
-        screen = self._screens[2 if arrangement.side_by_side else 1].of(picture, aspect=frame.sample_aspect_ratio)
+        """The picture with its markers, and left of it, where wanted, as it came; both upright."""
+        picture, turn = frame.picture, turn_of(frame)
+        across = self._width // 2 if arrangement.side_by_side else self._width
+        square_pixels = max(1, round(picture.width * frame.sample_aspect_ratio)), picture.height
+        screen = self._screen.of(picture, fitted(square_pixels, turn.size(across, self._width)))
         screen = copied(picture) if screen is picture else screen
         pictures = [screen.to_ndarray(format="bgr24")] if arrangement.side_by_side else []
         scale = np.array([screen.width, screen.height]) / (picture.width, picture.height)
         draw_on(screen, [_scaled(marker, scale) for marker in markers], self._style)
-        across = round(picture.width * frame.sample_aspect_ratio)
-        one = round(picture.height * min(self._width, across) / across)
-        return self._centred(np.hstack([*pictures, screen.to_ndarray(format="bgr24")]), height=one)
+        pictures.append(screen.to_ndarray(format="bgr24"))
+        _, one = turn.size(*fitted(square_pixels, (self._width, self._width)))
+        return self._centred(np.hstack([turn.image(each) for each in pictures]), height=one)
 
     def _centred(self, pictures: Bgr, *, height: int) -> Bgr:
         """On black, as wide as the window and at least as high as one picture would be: the window keeps its shape."""
@@ -123,7 +126,7 @@ class WindowPicture:
                     cv2.line(bar, *ends, colour, round(9 * unit), cv2.LINE_AA)
         baseline = 0.42 if status.reason else 0.51
         _write(bar, status.light.value.capitalize(), (0.052, baseline), size=1.15 * unit, colour=colour)
-        _write(bar, status.reason[:1].upper() + status.reason[1:50], (0.053, 0.66), size=0.5 * unit, colour=_TEXT)
+        _write(bar, status.reason[:1].upper() + status.reason[1:60], (0.053, 0.66), size=0.5 * unit, colour=_TEXT)
 
 
 def _readouts(readings: Readings) -> list[tuple[float, str, str]]:

@@ -1,12 +1,16 @@
 """Events are on the disk when they have happened, snapshots hold what was seen, and both outlive a full disk."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
+from threading import Event as Signal
 from time import monotonic, sleep
 
 import av
@@ -16,12 +20,14 @@ import pytest
 
 from polypstream.realtime.frame import Frame
 from polypstream.realtime.live.events import PATIENCE_S, Event, EventKind, Sightings
+from polypstream.realtime.live.recording import event_log
 from polypstream.realtime.live.recording.event_log import EventLog
 from polypstream.realtime.live.recording.snapshots import Snapshot, Snapshots
 from polypstream.realtime.live.shown import Marker
 from polypstream.realtime.overlay import MarkerStyle, marker_coverage
 from tests.clips import plane_bytes
 from tests.live_frames import live_frame, marker, round_polyp
+from tests.realtime.live.feeds import wait_until
 
 
 def records(path: Path) -> list[dict[str, object]]:
@@ -30,7 +36,7 @@ def records(path: Path) -> list[dict[str, object]]:
 
 def test_an_event_has_its_time_by_the_wall_and_by_the_session(tmp_path: Path) -> None:
     path = tmp_path / "session" / "events.jsonl"
-    with EventLog(path, on_stopped=pytest.fail) as log:
+    with EventLog(path, on_notice=pytest.fail) as log:
         log.add(Event(kind=EventKind.SESSION_STARTED, details={"source": "clip"}))
         log.add(Event(kind=EventKind.LINE_LOST, at=monotonic() - 2, pts_s=1.5, details={"reason": "no frame"}))
     started, lost = records(path)
@@ -46,7 +52,7 @@ def test_an_event_has_its_time_by_the_wall_and_by_the_session(tmp_path: Path) ->
 
 def test_a_log_is_continued_not_overwritten(tmp_path: Path) -> None:
     for _ in range(2):
-        with EventLog(tmp_path / "events.jsonl", on_stopped=pytest.fail) as log:
+        with EventLog(tmp_path / "events.jsonl", on_notice=pytest.fail) as log:
             log.add(Event(kind=EventKind.SESSION_STARTED))
     assert len(records(tmp_path / "events.jsonl")) == 2
 
@@ -58,7 +64,7 @@ from pathlib import Path
 from time import sleep
 from polypstream.realtime.live.events import Event, EventKind
 from polypstream.realtime.live.recording.event_log import EventLog
-log = EventLog(Path(sys.argv[1]), on_stopped=print)
+log = EventLog(Path(sys.argv[1]), on_notice=print)
 for number in range(20):
     log.add(Event(kind=EventKind.SNAPSHOT, details={"number": number}))
 sleep(1)
@@ -73,7 +79,7 @@ sleep(60)
     assert [record["number"] for record in records(path)] == list(range(20))
 
 
-def test_a_full_disk_ends_the_log_with_one_line(tmp_path: Path) -> None:
+def test_what_a_full_disk_did_not_take_up_to_the_end_is_counted(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from pathlib import Path
@@ -81,25 +87,152 @@ from polypstream.realtime.live.events import Event, EventKind
 from polypstream.realtime.live.recording.event_log import EventLog
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-with EventLog(Path(sys.argv[1]), on_stopped=print) as log:
+with EventLog(Path(sys.argv[1]), on_notice=print) as log:
     for number in range(100):
         log.add(Event(kind=EventKind.SNAPSHOT, details={"number": number}))
 """
     path = tmp_path / "events.jsonl"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-    (line,) = done.stdout.splitlines()
-    assert line.startswith(f"recording to {path} has stopped (File too large)")
+    why, rest = done.stdout.splitlines()
+    assert why.startswith(f"{path} is not written for now (File too large)")
     assert [record["number"] for record in records(path)] == list(range(len(records(path))))
     assert len(records(path)) > 5
+    assert rest == f"the last {100 - len(records(path))} events are not in {path}"
 
 
 def test_a_log_on_a_device_that_is_full_raises_nothing() -> None:
     told: list[str] = []
-    with EventLog(Path("/dev/full"), on_stopped=told.append) as log:
+    with EventLog(Path("/dev/full"), on_notice=told.append) as log:
         for _ in range(3):
             log.add(Event(kind=EventKind.SNAPSHOT))
-    assert len(told) == 1
-    assert "the disk is full" in told[0]
+    why, rest = told
+    assert "the disk is full" in why
+    assert rest == "the last 3 events are not in /dev/full"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for 64 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room that is left, and say by which file."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler
+
+
+def lines_in(path: Path) -> int:
+    """How many lines have come to their end."""
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def numbered(log: EventLog, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        log.add(Event(kind=EventKind.SNAPSHOT, details={"number": number, "text": "x" * 100}))
+
+
+@pytest.fixture
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "RETRY_S", 0.01)
+
+
+@pytest.mark.usefixtures("_soon")
+def test_a_log_goes_on_when_there_is_room_again_and_no_event_is_missing(small_disk: Path) -> None:
+    path, told, seen = small_disk / "events.jsonl", list[str](), [""]
+    with EventLog(path, on_notice=told.append) as log:
+        numbered(log, range(5))
+        wait_until(lambda: lines_in(path) == 5)
+        assert log.is_written
+        for first in (5, 105):  # twice: what was mended once can be full again
+            filler = fill(small_disk)
+            numbered(log, range(first, first + 100))
+            wait_until(lambda: not log.is_written)
+            wait_until(lambda: seen.append(path.read_text()) or seen[-1].endswith("\n"))  # a new try may be going on
+            assert first <= len(seen[-1].splitlines()) < first + 100
+            filler.unlink()
+            wait_until(lambda last=first + 100: lines_in(path) == last)
+            assert log.is_written
+    assert [record["number"] for record in records(path)] == list(range(205))
+    why, again, *_ = told
+    assert why.startswith(f"{path} is not written for now (No space left on device); the disk is full: free some space")
+    assert again == f"{path} is written again"
+    assert told == [why, again] * 2
+
+
+@pytest.mark.usefixtures("_soon")
+def test_events_that_cannot_wait_for_room_are_counted_where_they_are_missing(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "_WAITING", 10)
+    path = small_disk / "events.jsonl"
+    filler = fill(small_disk)
+    with EventLog(path, on_notice=lambda _: None) as log:
+        numbered(log, [0])
+        wait_until(lambda: not log.is_written)
+        numbered(log, range(1, 50))
+        filler.unlink()
+        wait_until(lambda: lines_in(path) == 12)
+        numbered(log, [50])
+    first, lost, *kept = records(path)
+    assert first["number"] == 0
+    assert (lost["event"], lost["count"]) == ("events_lost", 39)
+    assert lost["time"] == kept[0]["time"]
+    assert [record["number"] for record in kept] == list(range(40, 51))
+
+
+@pytest.mark.usefixtures("_soon")
+def test_a_folder_that_can_be_made_later_on_gets_its_log(tmp_path: Path) -> None:
+    folder, told = tmp_path / "session", list[str]()
+    folder.write_text("a file")
+    with EventLog(folder / "events.jsonl", on_notice=told.append) as log:
+        numbered(log, range(3))
+        wait_until(lambda: not log.is_written)
+        folder.unlink()
+        wait_until(lambda: log.is_written)
+    assert [record["number"] for record in records(folder / "events.jsonl")] == [0, 1, 2]
+    assert "there is a file where the folder should be" in told[0]
+
+
+@pytest.mark.parametrize("whole", [0, 1, 200])
+@pytest.mark.parametrize("length", [1, 5000])
+def test_a_line_that_was_left_half_written_is_cut_off(tmp_path: Path, whole: int, length: int) -> None:
+    path = tmp_path / "events.jsonl"
+    lines = [json.dumps({"number": number, "text": "x" * 50}) + "\n" for number in range(whole)]
+    path.write_text("".join(lines) + '{"text":"'.ljust(length, "x")[:length])
+    with EventLog(path, on_notice=pytest.fail) as log:
+        numbered(log, [whole])
+    assert [record["number"] for record in records(path)] == list(range(whole + 1))
+
+
+def test_nobody_waits_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_hanging, goes_on, fsync = Signal(), Signal(), os.fsync
+
+    def hang(file: int) -> None:
+        is_hanging.set()
+        goes_on.wait()
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", hang)
+    path = tmp_path / "events.jsonl"
+    with EventLog(path, on_notice=pytest.fail) as log:
+        numbered(log, [0])
+        is_hanging.wait()
+        numbered(log, range(1, 3000))  # would hang here for ever
+        goes_on.set()
+    first, lost, *kept = records(path)
+    assert first["number"] == 0
+    assert lost["count"] == 2999 - len(kept)
+    assert [record["number"] for record in kept] == list(range(3000 - len(kept), 3000))
 
 
 def frame(at: float) -> Frame:

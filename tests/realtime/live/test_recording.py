@@ -353,7 +353,7 @@ def test_a_bug_in_a_recorder_is_not_hidden(tmp_path: Path) -> None:
         def _work(self, items: Iterator[Any]) -> None:
             raise KeyError(next(items))
 
-    log = Buggy(tmp_path / "events.jsonl", on_stopped=NO_ONE)
+    log = Buggy(tmp_path / "events.jsonl", on_notice=NO_ONE)
     log.add(STARTED)
     with pytest.raises(KeyError):
         log.close()
@@ -368,7 +368,7 @@ def test_the_reason_is_told_once(tmp_path: Path) -> None:
             next(items)
             raise SinkError("full")
 
-    with Full(tmp_path / "events.jsonl", on_stopped=told.append) as log:
+    with Full(tmp_path / "events.jsonl", on_notice=told.append) as log:
         log.add(STARTED)
         while log.is_running:
             sleep(0.01)

@@ -11,7 +11,8 @@ import pytest
 from polypstream.realtime.live.alarm import SENSITIVE
 from polypstream.realtime.live.keeping import Keeper, Record
 from polypstream.realtime.live.pipeline import LivePipeline
-from polypstream.realtime.live.session import Session, Summary
+from polypstream.realtime.live.recording import event_log
+from polypstream.realtime.live.session import NOT_LOGGED, Session, Summary
 from polypstream.realtime.live.shown import Light, LiveFrame, Status
 from polypstream.realtime.live.tracker import Tracker, TrackerConfig
 from polypstream.realtime.live.viewers.unseen import UnseenViewer
@@ -158,6 +159,46 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_the_picture_goes_on(tm
     assert summary.frames == 30
     assert any("events.jsonl" in notice for notice in notices)
     assert any("overlay.mkv" in notice for notice in notices)
+
+
+def test_the_status_says_that_events_are_not_logged_for_as_long_as_that_is_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reading(Director):
+        told: list[Status]
+
+        def show(self, shown: LiveFrame, gauges: Gauges) -> None:
+            self.note(shown.status)
+            super().show(shown, gauges)
+
+        def tell(self, status: Status) -> None:
+            self.note(status)
+            super().tell(status)
+
+        def note(self, status: Status) -> None:
+            was_missing = bool(self.told) and NOT_LOGGED in self.told[-1].reason
+            self.told.append(status)
+            if NOT_LOGGED in status.reason:
+                blocked.unlink(missing_ok=True)
+            elif was_missing:
+                self.most = self.frames + 2  # enough seen
+
+    monkeypatch.setattr(event_log, "RETRY_S", 0.01)
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    source, commands = ScriptedSource(), Commands()
+    director = Reading(source, commands, {}, 2000)
+    director.told = []
+    live = LivePipeline(source, DiscFinder(), Tracker(TrackerConfig(operating_point=EAGER)))
+    keeper = Keeper(blocked, source, record=Record.FEED, style=MarkerStyle(), on_notice=lambda _: None)
+    Session(source, live, viewers=[director], commands=commands, keeper=keeper).run()
+    is_told = [NOT_LOGGED in status.reason for status in director.told]
+    assert any(is_told)
+    assert not is_told[-1]
+    assert director.frames < 2000
+    events = [json.loads(line) for line in (keeper.folder / "events.jsonl").read_text().splitlines()]
+    assert kinds(events)[0] == "session_started"
+    assert kinds(events)[-1] == "session_ended"
 
 
 def test_a_lost_line_is_logged_once_and_so_is_its_return(tmp_path: Path) -> None:
