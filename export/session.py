@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from polypstream.errors import ModelError
 from polypstream.export.lookup import Array
+from polypstream.onnxruntime_options import session_options
 
 Pictures = NDArray[np.uint8]
 """RGB (n, height, width, 3), of the model's size."""
@@ -17,11 +18,8 @@ Pictures = NDArray[np.uint8]
 
 def session_of(model: ModelProto) -> ort.InferenceSession:
     """A session on the CPU that keeps its remarks to itself; `ModelError` where ONNX Runtime refuses the model."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the live path runs it
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exceptions share no base class
         raise ModelError(f"ONNX Runtime refuses the model ({str(error).splitlines()[0]}); export it again") from None
 

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from polypstream.contract import ModelContract
 from polypstream.errors import BackendError, ModelError, ProviderMissingError
+from polypstream.onnxruntime_options import session_options
 from polypstream.realtime.backends.base import SessionSegmenter
 from polypstream.realtime.backends.checks import checked_picture, checked_probability
 from polypstream.realtime.backends.cores import shares_of_cores, usable_cores
@@ -60,15 +61,9 @@ class OnnxRuntimeSegmenter(SessionSegmenter):
 def _session(path: Path, provider: str, threads: int | None) -> ort.InferenceSession:
     if not path.is_file():
         raise ModelError(f"there is no model at {path}; give the path of an ONNX file")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
-    # A thread that waits for another gives its core to decoding, drawing and encoding, and does not spin.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
     fallback = [] if provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
     try:
-        return ort.InferenceSession(str(path), options, providers=[provider, *fallback])
+        return ort.InferenceSession(str(path), session_options(threads=threads), providers=[provider, *fallback])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exceptions share no base class
         reason = str(error).splitlines()[0]
         raise ModelError(f"{path} cannot be loaded as an ONNX model ({reason}); export it again") from None
