@@ -1,10 +1,12 @@
 """The same function in the forms that ONNX Runtime's 8-bit CPU kernels are fast at. Other engines do better without.
 
 Feature maps are NCHW. What is fast there, measured: whatever keeps the layout channels-last, so normalisation as a
-depthwise convolution and interleaving as a move of whole pixels; and a convolution to very few channels as a transposed
-one, which multiplies first and shifts the few results, instead of gathering nine times the input.
+depthwise convolution and interleaving as a move of whole pixels; a convolution to very few channels as a transposed
+one, which multiplies first and shifts the few results, instead of gathering nine times the input; and one of stride 2
+from very few channels as one of stride 1 on blocks of 2×2 pixels, which gathers longer pieces.
 """
 
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -15,12 +17,14 @@ from polypstream.export.lookup import Lookup, add_constant, attribute, replace_n
 
 NARROW = 2
 """Convolutions to at most this many channels are written as transposed ones."""
+FEW = 4
+"""Strided convolutions of at most this many channels are done on blocks of pixels."""
 
 
 def in_cpu_form(model: ModelProto) -> ModelProto:
     """The same function, to be quantised for ONNX Runtime on a CPU."""
     model = with_shapes(model)
-    for step in (_mean_at_once, _transpose_narrow_conv, _normalisation_as_conv, _pixels_moved_whole):
+    for step in (_mean_at_once, _transpose_narrow_conv, _stride_as_blocks, _normalisation_as_conv, _pixels_moved_whole):
         for node in list(model.graph.node):
             step(node, Lookup(model.graph))
     return without_unused(model)
@@ -49,6 +53,44 @@ def _transpose_narrow_conv(node: NodeProto, look: Lookup) -> None:
         return
     mirrored = look.value(node.input[1])[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
     node.op_type, node.input[1] = "ConvTranspose", add_constant(look.graph, f"{node.input[1]}.mirrored", mirrored)
+
+
+def _stride_as_blocks(node: NodeProto, look: Lookup) -> None:
+    """A convolution of stride 2 of few channels as one of stride 1, blocks of 2×2 pixels its pixels."""
+    if not is_constant_conv(node, look) or attribute(node, "strides", [1, 1]) != [2, 2]:
+        return
+    weight, pads = look.value(node.input[1]), attribute(node, "pads", [0] * 4)
+    _, channels, height, width = look.shape(node.input[0])
+    plain = set(attribute(node, "dilations", [1])) == {1} and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
+    if channels > FEW or height % 2 or width % 2 or not plain:
+        return
+    first = [-pad // 2 for pad in pads[:2]]  # the block in which the kernel begins, seen from its output's
+    size = [
+        (kernel - 1 - pad) // 2 - start + 1 for kernel, pad, start in zip(weight.shape[2:], pads, first, strict=False)
+    ]
+    blocks = np.zeros((len(weight), 4 * channels, *size), np.float32)
+    for row, column in product(*map(range, weight.shape[2:])):
+        (down, y), (right, x) = divmod(row - pads[0], 2), divmod(column - pads[1], 2)
+        part = slice((2 * y + x) * channels, (2 * y + x + 1) * channels)
+        blocks[:, part, down - first[0], right - first[1]] = weight[:, :, row, column]
+    given = look.shape(node.output[0])[2:]
+    after = [g - s // 2 + f + z - 1 for g, s, f, z in zip(given, (height, width), first, size, strict=True)]
+    if min(after) < 0:
+        return
+    name, source = node.name, f"{node.name}.blocks"
+    pairs = add_constant(look.graph, f"{name}.pairs", np.array([height // 2, 2, width // 2, 2 * channels], np.int64))
+    shape = add_constant(look.graph, f"{name}.shape", np.array([1, height // 2, width // 2, 4 * channels], np.int64))
+    bias = list(node.input[2:])
+    inputs = [source, add_constant(look.graph, f"{node.input[1]}.blocks", blocks), *bias]
+    nodes = [
+        helper.make_node("Transpose", node.input[:1], [f"{name}.last"], f"{name}/Last", perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", [f"{name}.last", pairs], [f"{name}.pairs_"], f"{name}/Pairs"),
+        helper.make_node("Transpose", [f"{name}.pairs_"], [f"{name}.moved"], f"{name}/Blocks", perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", [f"{name}.moved", shape], [f"{name}.whole"], f"{name}/Whole"),
+        helper.make_node("Transpose", [f"{name}.whole"], [source], f"{name}/First", perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", inputs, node.output, name, kernel_shape=size, pads=[*(-f for f in first), *after]),
+    ]
+    replace_node(look.graph, node, nodes)
 
 
 def _normalisation_as_conv(node: NodeProto, look: Lookup) -> None:

@@ -1,7 +1,8 @@
 """Exact foldings of linear steps into the convolutions before them. Feature maps are NCHW.
 
 A 1×1 convolution of a sum of convolutions is the sum of convolutions with other weights. A positive scale per channel
-passes a sum, a maximum pooling and a convolution; what is left of a normalisation after a sum is then a bias.
+passes a sum, a maximum pooling, a move of pixels and a convolution; what is left of a normalisation after a sum is then
+a bias.
 """
 
 from collections.abc import Sequence
@@ -41,13 +42,15 @@ def _fold_normalisation(node: NodeProto, look: Lookup) -> bool:
     """Fold a normalisation with positive scales into the convolutions whose (pooled) sum it takes."""
     if node.op_type != "BatchNormalization" or not all(look.is_constant(name) for name in node.input[1:]):
         return False
-    branches = _summands(node.input[0], look, through=("MaxPool",))
+    branches = _summands(node.input[0], look, through=("MaxPool", "Slice", "DepthToSpace"))
     scale, shift = affine(node, look)
     if branches is None or not all(is_constant_conv(branch, look) for branch in branches) or scale.min() <= 0:
         return False
     for index, branch in enumerate(branches):
-        weight = look.value(branch.input[1]) * scale[:, np.newaxis, np.newaxis, np.newaxis]
-        bias = _bias(branch, look) * scale + (shift if index == 0 else 0)
+        copies = look.shape(branch.input[1])[0] // len(scale)  # DepthToSpace makes pixels of channels
+        scales, shifts = np.tile(scale, copies), np.tile(shift, copies)
+        weight = look.value(branch.input[1]) * scales[:, np.newaxis, np.newaxis, np.newaxis]
+        bias = _bias(branch, look) * scales + (shifts if index == 0 else 0)
         _set_parameters(branch, look.graph, weight, bias)
     _bypass(node, look)
     return True
@@ -58,10 +61,20 @@ def _summands(name: str, look: Lookup, *, through: Sequence[str] = ()) -> list[N
     node = look.producer(name)
     if node is None or look.sole_user(name) is None:
         return None
-    if node.op_type == "Add" or node.op_type in through:
+    if node.op_type == "Add":
         parts = [_summands(part, look, through=through) for part in node.input]
         return None if None in parts else [branch for part in parts if part is not None for branch in part]
+    if node.op_type in through and _keeps_channels(node, look):
+        return _summands(node.input[0], look, through=through)
     return [node]
+
+
+def _keeps_channels(node: NodeProto, look: Lookup) -> bool:
+    """Whether the node leaves channels in their order, a DepthToSpace each copy of them."""
+    if node.op_type == "Slice":
+        axes = look.constant(node.input[3]) if len(node.input) > 3 else None
+        return axes is not None and axes.min() >= 2
+    return node.op_type != "DepthToSpace" or attribute(node, "mode", b"DCR") == b"DCR"
 
 
 def is_constant_conv(node: NodeProto, look: Lookup) -> bool:

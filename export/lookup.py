@@ -79,7 +79,7 @@ def add_constant(graph: GraphProto, name: str, value: Array) -> str:
     unique = name
     while unique in taken:
         unique += "_"
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), unique))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), unique))
     return unique
 
 

@@ -10,13 +10,13 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, helper
 from onnxruntime.quantization import QDQQuantizer, QuantType
 from onnxruntime.quantization.calibrate import TensorData
 
 from polypstream.errors import ModelError
 from polypstream.export.config import Engine
-from polypstream.export.lookup import Lookup, with_shapes
+from polypstream.export.lookup import Lookup, with_shapes, without_unused
 
 Ranges = Mapping[str, tuple[float, float]]
 """Per tensor, the lowest and the highest value that the 8 bits cover; they hold 0, as padding needs."""
@@ -39,6 +39,8 @@ def quantised(model: ModelProto, ranges: Ranges, *, engine: Engine, keep_fp32: C
         raise ModelError(f"the model has no node named {', '.join(unknown)}; keep_fp32 names nodes of the FP32 form")
     copy = with_shapes(model)
     symmetric = engine == "tensorrt"
+    steps = _scaled_bytes(copy)
+    ranges = {**ranges, **{name: (0.0, 255 * step) for name, step in steps.items()}}
     helper.set_model_props(copy, {"onnx.infer": "onnxruntime.quant"})  # shapes are known: it writes no temporary file
     tool = QDQQuantizer(
         copy,
@@ -61,12 +63,33 @@ def quantised(model: ModelProto, ranges: Ranges, *, engine: Engine, keep_fp32: C
     )
     tool.quantize_model()
     tool.model.topological_sort()
-    result = with_shapes(tool.model.model)
+    if not symmetric:
+        _enter_as_bytes(tool.model.model.graph, steps)
+    result = without_unused(tool.model.model)
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     del result.metadata_props[:]
     result.metadata_props.extend(model.metadata_props)
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def _scaled_bytes(model: ModelProto) -> dict[str, float]:
+    """The tensors that are the picture's bytes times a constant, and that constant."""
+    look, steps = Lookup(model.graph), {}
+    for node in model.graph.node:
+        cast = look.producer(node.input[0]) if node.op_type == "Mul" else None
+        step = look.constant(node.input[1]) if cast is not None and cast.op_type == "Cast" else None
+        if cast is not None and step is not None and step.size == 1 and cast.input[0] == model.graph.input[0].name:
+            steps[node.output[0]] = float(step.item())
+    return steps
+
+
+def _enter_as_bytes(graph: GraphProto, scaled: Collection[str]) -> None:
+    """Where a picture's bytes are made floats and bytes again, of the same steps, take the picture itself."""
+    look = Lookup(graph)
+    made = [user.output[0] for name in scaled for user in look.users(name) if user.op_type == "QuantizeLinear"]
+    for node in graph.node:
+        node.input[:] = [graph.input[0].name if name in made else name for name in node.input]
 
 
 def quantisable_nodes(model: ModelProto, *, engine: Engine) -> list[str]:
