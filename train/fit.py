@@ -17,6 +17,7 @@ from polypstream.train.batches import Batch, BatchSource, batches_ahead
 from polypstream.train.checkpoint import assign_values, values_of
 from polypstream.train.config import TrainConfig
 from polypstream.train.data import Samples
+from polypstream.train.encoder_weights import load_encoder
 from polypstream.train.losses import bce_dice
 from polypstream.train.networks import NETWORKS
 from polypstream.train.pytorch import compile_training, fused
@@ -27,6 +28,9 @@ from polypstream.train.supervision import loss_weights, with_auxiliary_heads
 
 STATISTICS_BATCHES = 16
 """How many batches the averaged network's normalisations are measured on, after every epoch."""
+
+ENCODER_PICTURES = 64
+"""How many training pictures the normalisations of a published encoder are measured on, at the most."""
 
 __all__ = ["EpochReport", "Progress", "TrainConfig", "dice_by_dataset", "train"]
 
@@ -40,14 +44,16 @@ def train(
     progress: Progress,
     workers: int = 1,
     initial: Path | None = None,
+    encoder: Path | None = None,
     compiled: bool = False,
 ) -> Path:
     """Train, or go on training where `run` was left, and return the path of `best.keras`, a float32 network.
 
-    `initial` is a Keras model whose weights a new run starts from, at whatever input size it was trained. `compiled`
-    has PyTorch compile the network first; it changes rounding, and no setting of the run. Raises
-    `TrainingError` when the run folder belongs to another run or cannot be written, `initial` does not fit, or the
-    loss is no longer a number; what is on disk stays as it was after the last whole epoch.
+    `initial` is a Keras model whose weights a new run starts from, at whatever input size it was trained; `encoder` is
+    the ONNX file of a published ResNet, for the encoder of a network that can start from one. `compiled` has PyTorch
+    compile the network first; it changes rounding, and no setting of the run. Raises `TrainingError` when the run
+    folder belongs to another run or cannot be written, `initial` or `encoder` does not fit, or the loss is no longer a
+    number; what is on disk stays as it was after the last whole epoch.
     """
     folder = RunFolder(run)
     folder.claim(config, training=training, validation=validation)
@@ -59,7 +65,8 @@ def train(
         seed=config.seed,
         clean_share=config.clean_share,
     )
-    trainer = _Trainer(config, source, validation, progress, initial)
+    trainer = _Trainer(config, source, validation, progress)
+    trainer.start_from(initial, encoder)
     if compiled:
         compile_training(trainer.model)
     history = folder.resume(trainer.model)
@@ -87,18 +94,13 @@ class _Trainer:
     `model` is `core` with auxiliary heads, compiled.
     """
 
-    def __init__(
-        self, config: TrainConfig, source: BatchSource, validation: Samples, progress: Progress, initial: Path | None
-    ) -> None:
+    def __init__(self, config: TrainConfig, source: BatchSource, validation: Samples, progress: Progress) -> None:
         self._config, self._source, self._validation, self._progress = config, source, validation, progress
         architecture = NETWORKS[config.model]
         self.network = architecture.build(height=config.height, width=config.width, widths=config.widths)
-        if initial is not None:
-            _start_from(initial, self.network)
         with _dtype_policy(config.precision):
             core = architecture.build(height=config.height, width=config.width, widths=config.widths)
             self.core = fused(core)
-            self.core.set_weights(self.network.get_weights())
             self.model = with_auxiliary_heads(self.core, architecture.supervised_layers)
             self.model.compile(
                 optimizer=_optimizer(config),
@@ -106,6 +108,23 @@ class _Trainer:
                 loss_weights=loss_weights(architecture.supervised_layers),
                 jit_compile="auto" if keras.backend.backend() == "jax" else False,
             )
+
+    def start_from(self, initial: Path | None, encoder: Path | None) -> None:
+        """Replace the random weights by those of a file, where there is one."""
+        if initial is not None and encoder is not None:
+            raise TrainingError(f"{initial} holds an encoder already; give either --initial or --encoder")
+        if initial is not None:
+            _start_from(initial, self.network)
+        if encoder is not None:
+            name = NETWORKS[self._config.model].encoder
+            if name is None:
+                able = ", ".join(model for model, network in NETWORKS.items() if network.encoder)
+                raise TrainingError(
+                    f"{self._config.model} has no encoder that {encoder} could be for; with --encoder, train {able}"
+                )
+            rgb = self._source.samples.rgb
+            load_encoder(self.network, encoder, rgb[:: math.ceil(len(rgb) / ENCODER_PICTURES)], encoder=name)
+        self.core.set_weights(self.network.get_weights())
 
     def announce(self, *, epochs_done: int) -> None:
         """Estimate the time that the run will take from trial steps, tell it, and start the clock."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import keras
 
-from polypstream.train import resunet, resunetpp, unet
+from polypstream.train import resunet, resunetpp, resunetpp_r50, unet
 
 
 class Build(Protocol):
@@ -29,6 +29,10 @@ class Architecture:
     """Where auxiliary heads are attached, coarsest first."""
     multiple: int
     """Both sides of the input are multiples of this."""
+    widths: tuple[int, ...] = resunetpp.WIDTHS
+    """Those that it is known by."""
+    encoder: str | None = None
+    """What the names of its encoder's layers begin with, where the encoder can start from a published ResNet."""
 
 
 NETWORKS = {
@@ -38,6 +42,13 @@ NETWORKS = {
     ),
     "resunetpp": Architecture(
         build=resunetpp.resunetpp, supervised_layers=resunetpp.SUPERVISED_LAYERS, multiple=resunetpp.MULTIPLE
+    ),
+    "resunetpp-r50": Architecture(
+        build=resunetpp_r50.resunetpp_r50,
+        supervised_layers=resunetpp_r50.SUPERVISED_LAYERS,
+        multiple=resunetpp_r50.MULTIPLE,
+        widths=resunetpp_r50.WIDTHS,
+        encoder=resunetpp_r50.ENCODER,
     ),
 }
 """By the name that `polypstream train --model` takes."""

@@ -67,7 +67,7 @@ def test_options_arrive(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
     arguments = ["--run", str(tmp_path / "run"), "--size", "48x32", "--epochs", "3", "--batch-size", "2", "--seed", "5"]
     arguments += ["--learning-rate", "0.01", "--precision", "float32", "--workers", "3", "--initial", "start.keras"]
     arguments += ["--model", "resunet", "--warmup-share", "0.2", "--weight-decay", "0.01", "--average-momentum", "0.9"]
-    arguments += ["--augmentation", "light"]
+    arguments += ["--augmentation", "light", "--encoder", "resnet.onnx"]
     result = runner.invoke(app, ["train", str(discs), "--splits", str(splits_file(tmp_path)), *arguments])
     assert result.exit_code == 0, result.output
     wanted = TrainConfig(
@@ -88,6 +88,7 @@ def test_options_arrive(tmp_path: Path, discs: Path, fake: FakeFit) -> None:
     assert fake.given["training"].rgb.shape == (15, 32, 48, 3)
     assert len(fake.given["validation"]) == 25
     assert (fake.given["workers"], fake.given["initial"]) == (3, Path("start.keras"))
+    assert fake.given["encoder"] == Path("resnet.onnx")
     assert fake.given["run"] == tmp_path / "run"
 
 

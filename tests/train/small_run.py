@@ -63,7 +63,13 @@ class Killing(Quiet):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def small_run(folder: Path, progress: Quiet, config: TrainConfig = CONFIG, initial: Path | None = None) -> Path:
+def small_run(
+    folder: Path,
+    progress: Quiet,
+    config: TrainConfig = CONFIG,
+    initial: Path | None = None,
+    encoder: Path | None = None,
+) -> Path:
     return fit.train(
         config,
         training=disc_samples(14),
@@ -71,6 +77,7 @@ def small_run(folder: Path, progress: Quiet, config: TrainConfig = CONFIG, initi
         run=folder,
         progress=progress,
         initial=initial,
+        encoder=encoder,
     )
 
 

@@ -221,6 +221,17 @@ def test_an_initial_model_that_cannot_be_read_is_refused(tmp_path: Path) -> None
             small_run(tmp_path / "run", Quiet(), initial=initial)
 
 
+def test_an_encoder_is_refused_where_it_has_no_place(tmp_path: Path, unbroken: Path) -> None:
+    encoder = tmp_path / "resnet.onnx"
+    with pytest.raises(TrainingError, match=r"resunetpp has no encoder .* train resunetpp-r50"):
+        small_run(tmp_path / "run", Quiet(), encoder=encoder)
+    with pytest.raises(TrainingError, match="either --initial or --encoder"):
+        small_run(tmp_path / "run", Quiet(), initial=unbroken / "best.keras", encoder=encoder)
+    config = replace(CONFIG, model="resunetpp-r50")
+    with pytest.raises(TrainingError, match="check --encoder"):
+        small_run(tmp_path / "run", Quiet(), config, encoder=encoder)
+
+
 def test_another_networks_weights_are_refused_by_name_and_the_folder_stays_free(tmp_path: Path) -> None:
     other = tmp_path / "other.keras"
     WHOLE["unet"].build(height=32, width=32, widths=(8,) * 5).save(other)

@@ -5,7 +5,7 @@ from keras import layers
 
 from polypstream.train.networks import NETWORKS
 from polypstream.train.pytorch import fused
-from polypstream.train.resunetpp import SUPERVISED_LAYERS, WIDTHS, resunetpp
+from polypstream.train.resunetpp import SUPERVISED_LAYERS, resunetpp
 from polypstream.train.supervision import AUXILIARY_WEIGHT, loss_weights, with_auxiliary_heads
 
 NARROW = (8,) * 5
@@ -152,11 +152,16 @@ def test_fusing_leaves_other_backends_alone(narrow: keras.Model) -> None:
 
 @pytest.mark.parametrize(
     ("name", "parameters", "trainable"),
-    [("unet", 1_946_993, 1_944_049), ("resunet", 2_081_937, 2_077_073), ("resunetpp", 4_070_385, 4_062_993)],
+    [
+        ("unet", 1_946_993, 1_944_049),
+        ("resunet", 2_081_937, 2_077_073),
+        ("resunetpp", 4_070_385, 4_062_993),
+        ("resunetpp-r50", 8_368_353, 8_336_161),
+    ],
 )
 def test_every_network_has_its_parameters(name: str, parameters: int, trainable: int) -> None:
-    built = NETWORKS[name].build(height=352, width=352, widths=WIDTHS)
-    assert built.name == name
+    built = NETWORKS[name].build(height=352, width=352, widths=NETWORKS[name].widths)
+    assert built.name == name.replace("-", "_")
     assert built.count_params() == parameters
     assert sum(value.size for value in values(built.trainable_weights)) == trainable
 
@@ -164,16 +169,17 @@ def test_every_network_has_its_parameters(name: str, parameters: int, trainable:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_keeps_to_the_protocol(name: str) -> None:
     architecture = NETWORKS[name]
-    built = architecture.build(height=32, width=48, widths=NARROW)
-    probability = built.predict_on_batch(np.random.default_rng(0).random((2, 32, 48, 3), np.float32))
-    assert probability.shape == (2, 32, 48, 1)
+    height, width = 64, 96
+    built = architecture.build(height=height, width=width, widths=NARROW)
+    probability = built.predict_on_batch(np.random.default_rng(0).random((2, height, width, 3), np.float32))
+    assert probability.shape == (2, height, width, 1)
     assert 0 < probability.min() <= probability.max() < 1
     supervised = with_auxiliary_heads(built, architecture.supervised_layers)
     heights = [output.shape[1] for output in supervised.outputs[1:]]
     assert heights == sorted(heights)
-    assert (heights[0], heights[-1]) == (32 // architecture.multiple, 32)
+    assert (heights[0], heights[-1]) == (height // architecture.multiple, height // (4 if architecture.encoder else 1))
     with pytest.raises(ValueError, match=f"multiples of {architecture.multiple}"):
-        architecture.build(height=32, width=32 + architecture.multiple // 2, widths=NARROW)
+        architecture.build(height=64, width=64 + architecture.multiple // 2, widths=NARROW)
     with pytest.raises(ValueError, match="five"):
         architecture.build(height=32, width=32, widths=NARROW[:4])
 

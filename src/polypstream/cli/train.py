@@ -35,9 +35,12 @@ def train(
         Path | None, typer.Option(help="CSV of dataset,image,<column>.  (default: 80/10/10 by a hash of the name)")
     ] = None,
     split_column: Annotated[Literal["grouped", "random"], typer.Option(help="Column of the splits file.")] = "grouped",
-    model: Annotated[Literal["unet", "resunet", "resunetpp"], typer.Option(help="Network to train.")] = "resunetpp",
+    model: Annotated[
+        Literal["unet", "resunet", "resunetpp", "resunetpp-r50"], typer.Option(help="Network to train.")
+    ] = "resunetpp",
     size: Annotated[
-        str, typer.Option(help="Side, or WxH, in pixels; multiples of 8, for unet and resunet of 16.")
+        str,
+        typer.Option(help="Side, or WxH, in pixels; multiples of 8; for unet and resunet of 16, resunetpp-r50 of 32."),
     ] = "352",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 8,
@@ -61,6 +64,10 @@ def train(
     initial: Annotated[
         Path | None, typer.Option(help="Keras model of the same network to start from, whatever its input size.")
     ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(help="For resunetpp-r50: ONNX file of a published half-width ResNet-50 for its encoder."),
+    ] = None,
     precision: Annotated[
         Literal["float32", "mixed_bfloat16", "mixed_float16"],
         typer.Option(help="Of the arithmetic; weights are float32."),
@@ -81,12 +88,14 @@ def train(
     from polypstream.train.augment import PRESETS
     from polypstream.train.config import TrainConfig
     from polypstream.train.fit import train as fit
+    from polypstream.train.networks import NETWORKS
 
     width, height = _size(size)
     config = TrainConfig(
         model=model,
         height=height,
         width=width,
+        widths=NETWORKS[model].widths,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -111,6 +120,7 @@ def train(
                 progress=progress,
                 workers=workers,
                 initial=initial,
+                encoder=encoder,
                 compiled=compiled,
             )
     except KeyboardInterrupt:
