@@ -16,24 +16,23 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import cv2
 import keras
-import numpy as np
 
 from benchmarks.network_cost import frame_times, multiply_accumulates, onnx_file
 from benchmarks.network_runs import Run, train_all
 from benchmarks.report import RESULTS, write_report, write_table
 from polypstream.metrics import mean_with_interval
 from polypstream.train.augment import PRESETS
-from polypstream.train.clip import Rgb
 from polypstream.train.config import PRECISIONS, TrainConfig
 from polypstream.train.data import Pair, load_splits, pairs_from_folders, read_rgb
-from polypstream.train.evaluate import ImageScore, Predict, Probability, evaluate_pairs
+from polypstream.train.evaluate import ImageScore, evaluate_pairs
 from polypstream.train.networks import NETWORKS
+from polypstream.train.picture_network import PictureNetwork
 from polypstream.train.run_folder import RunFolder
 from polypstream.train.splits import split_pairs, splits_from_csv
 
@@ -43,24 +42,13 @@ SCORES = ("dice", "iou", "precision", "recall")
 TIMED_PICTURES = 10
 
 
-def keras_predict(network: keras.Model) -> Predict:
-    """The network on pictures of any size, with nothing outside the endoscope's picture, as `polypstream evaluate`."""
-    from polypstream.realtime.content import within_content
-
-    _, height, width, _ = network.input_shape
-
-    def predict(rgb: Rgb) -> Probability:
-        small = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        batch = small[np.newaxis].astype(np.float32) / np.float32(255)
-        return within_content(np.asarray(network.predict_on_batch(batch)[0, :, :, 0], np.float32), small)
-
-    return predict
-
-
 def network_row(name: str, runs: Sequence[Run], pairs: Sequence[Pair]) -> dict[str, Any]:
     """One network's cost and scores over all its seeds."""
+    from polypstream.realtime.still import probability_of_still  # a machine for training only lacks PyAV
+
     networks = [keras.saving.load_model(run.folder.best, compile=False) for run in runs]
-    scores = [evaluate_pairs(keras_predict(network), pairs, THRESHOLD).images for network in networks]
+    predicts = [partial(probability_of_still, PictureNetwork(network)) for network in networks]
+    scores = [evaluate_pairs(predict, pairs, THRESHOLD).images for predict in predicts]
     datasets = dict.fromkeys(pair.dataset for pair in pairs)
     return {
         "network": name,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.report import RESULTS, write_report
 from polypstream.export.toolchain import load_toolchain, quiet_native_logs
 from polypstream.metrics import Overlap
-from polypstream.realtime.frame import Probability, Rgb
+from polypstream.realtime.frame import Rgb
 from polypstream.realtime.segmenter import Segmenter, segmenter_from_onnx
 from polypstream.train.data import pairs_from_folders, read_mask, read_pair
 from polypstream.train.evaluate import Predict, mask_at
@@ -54,18 +54,15 @@ def clip_samples(data: Path) -> Iterator[Sample]:
                 yield Sample(rgb=np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), truth=truth)
 
 
-def keras_predict(path: Path, *, height: int, width: int) -> Predict:
+def keras_reference(path: Path, *, height: int, width: int) -> Predict:
     """The Keras model in float32 at the given input size."""
     load_toolchain()
     from polypstream.export.network import float32_network, network_from_file
+    from polypstream.train.picture_network import PictureNetwork
 
     with quiet_native_logs():
         network = float32_network(network_from_file(path), height=height, width=width)
-
-    def predict(rgb: Rgb) -> Probability:
-        return np.asarray(network.predict_on_batch(rgb[None].astype(np.float32) / 255)[0, :, :, 0], np.float32)
-
-    return predict
+    return PictureNetwork(network).segment
 
 
 def compare(samples: list[Sample], reference: Predict, run: Segmenter, threshold: float) -> dict[str, float]:
@@ -102,7 +99,7 @@ def main() -> None:
     for text in options.run:
         path, _, backend = text.rpartition(":")
         with segmenter_from_onnx(path, backend=backend) as run:
-            reference = keras_predict(options.keras, height=run.height, width=run.width)
+            reference = keras_reference(options.keras, height=run.height, width=run.width)
             for name, samples in sets.items():
                 drift = compare(samples, reference, run, run.contract.threshold)
                 rows.append(

@@ -65,9 +65,8 @@ def _stride_as_blocks(node: NodeProto, look: Lookup) -> None:
     if channels > FEW or height % 2 or width % 2 or not plain:
         return
     first = [-pad // 2 for pad in pads[:2]]  # the block in which the kernel begins, seen from its output's
-    size = [
-        (kernel - 1 - pad) // 2 - start + 1 for kernel, pad, start in zip(weight.shape[2:], pads, first, strict=False)
-    ]
+    ends = zip(weight.shape[2:], pads[:2], first, strict=True)
+    size = [(kernel - 1 - pad) // 2 - start + 1 for kernel, pad, start in ends]
     blocks = np.zeros((len(weight), 4 * channels, *size), np.float32)
     for row, column in product(*map(range, weight.shape[2:])):
         (down, y), (right, x) = divmod(row - pads[0], 2), divmod(column - pads[1], 2)

@@ -19,9 +19,9 @@ from rich.table import Table
 from polypstream.errors import MissingExtraError, ModelError, SinkError
 
 if TYPE_CHECKING:
-    from polypstream.train.clip import Rgb
     from polypstream.train.data import Pair
-    from polypstream.train.evaluate import Advance, Evaluation, Predict, Probability, VideoEvaluation
+    from polypstream.train.evaluate import Advance, Evaluation, Predict, VideoEvaluation
+    from polypstream.train.picture_network import PictureNetwork
 
 
 def register(app: typer.Typer) -> None:
@@ -116,23 +116,20 @@ def _opened(path: Path | None) -> Iterator[_Judged]:
 
     path = path or default_model()
     if path.suffix == ".keras":
-        yield _Judged(name=path.name, threshold=0.5, predict=_keras_predict(path))
+        yield _Judged(name=path.name, threshold=0.5, predict=partial(probability_of_still, _picture_network(path)))
         return
     with segmenter_from_onnx(path, backend="onnxruntime") as segmenter:  # the same figures everywhere
         predict = partial(probability_of_still, segmenter)
         yield _Judged(name=path.name, threshold=segmenter.contract.threshold, predict=predict)
 
 
-def _keras_predict(path: Path) -> "Predict":
-    import cv2
-    import numpy as np
-
-    from polypstream.realtime.content import within_content
-
+def _picture_network(path: Path) -> "PictureNetwork":
     try:
         import keras
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"a .keras model (no module named {error.name!r})", "train") from error
+    from polypstream.train.picture_network import PictureNetwork
+
     try:
         network = keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError) as error:
@@ -141,13 +138,7 @@ def _keras_predict(path: Path) -> "Predict":
     _, height, width, channels = network.input_shape
     if None in (height, width) or channels != 3:
         raise ModelError(f"{path} takes {network.input_shape}; it should take RGB pictures of one size")
-
-    def predict(rgb: "Rgb") -> "Probability":
-        small = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        batch = small[None].astype(np.float32) / np.float32(255)
-        return within_content(np.asarray(network.predict_on_batch(batch)[0, :, :, 0], dtype=np.float32), small)
-
-    return predict
+    return PictureNetwork(network)
 
 
 @contextmanager
