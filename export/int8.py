@@ -20,7 +20,7 @@ from polypstream.export.lookup import Lookup, with_shapes
 from polypstream.export.quantise import quantisable_nodes, quantised
 from polypstream.export.session import Pictures, float_tensors, observed, probabilities
 
-SHARES = (0.5, 0.75, 0.9, 0.97, 1.0)
+SHARES = (0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
 """Of the pictures, whose activations are to fit in the 8 bits whole; those of the others are clipped.
 
 An unbounded gate makes some pictures' activations a thousand times larger: steps wide enough for them serve no other.

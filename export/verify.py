@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import keras
 import numpy as np
 import onnxruntime
@@ -11,6 +12,10 @@ from numpy.typing import NDArray
 
 from polypstream.errors import ModelError
 from polypstream.export.network import float64_network
+from polypstream.synthetic import SyntheticClip, frame_at
+
+_CLIP = SyntheticClip(width=320, height=320)
+_POLYP_IN_VIEW = (60, 160)
 
 TOLERANCE = 1e-5
 """The largest difference in probability that an export may have anywhere."""
@@ -68,14 +73,16 @@ def verify_against_keras(onnx_path: Path, keras_model: keras.Model, pictures: ND
 
 
 def verification_pictures(height: int, width: int) -> NDArray[np.uint8]:
-    """Pictures that exercise a network without any data: uint8 RGB (4, height, width, 3), the same each time.
+    """Pictures that exercise a network without any data: uint8 RGB (6, height, width, 3), the same each time.
 
-    Noise, which drives activations apart, and three smooth ones in the colours of tissue, whose large structures reach
-    the deep layers. None is of one colour: a trained network's unbounded gates may turn the last digit of such a
-    picture into any answer, in Keras as well, which says nothing about the export.
+    Noise, which drives activations apart, three smooth ones in the colours of tissue, whose large structures reach the
+    deep layers, and two of the synthetic colonoscopy with a polyp in view: where a good network finds none, all its
+    answers are next to 0, and a fault could hide. None is of one colour: a trained network's unbounded gates may turn
+    the last digit of such a picture into any answer, in Keras as well, which says nothing about the export.
     """
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return np.stack([noise, *(_smooth(height, width, waves) for waves in (0.7, 1.5, 3.0))])
+    with_polyp = (cv2.resize(frame_at(_CLIP, index).rgb, (width, height)) for index in _POLYP_IN_VIEW)
+    return np.stack([noise, *(_smooth(height, width, waves) for waves in (0.7, 1.5, 3.0)), *with_polyp])
 
 
 def _smooth(height: int, width: int, waves: float) -> NDArray[np.uint8]:

@@ -37,7 +37,7 @@ def test_the_file_equals_keras(network: keras.Model, report: ExportReport, run_o
     assert np.ptp(expected) > 0.05
     np.testing.assert_allclose(run_onnx(report.output, rgb), expected, rtol=0, atol=1e-5)
     assert report.verification.largest_difference <= 1e-5
-    assert report.verification.pictures == 4
+    assert report.verification.pictures == 6
 
 
 def test_a_picture_in_bgr_gives_another_answer(report: ExportReport, run_onnx: RunOnnx) -> None:
