@@ -28,6 +28,8 @@ An unbounded gate makes some pictures' activations a thousand times larger: step
 TRIAL_PICTURES = 16
 LEFT_OUT = (1, 2, 4, 8, 16)
 """How many of the most sensitive nodes are tried together in float32."""
+NEXT_TO_THE_BEST = 1.1
+"""Fewer nodes in float32 are chosen where the model is then off by at most this many times what it could be."""
 LARGEST_COST_LEFT_OUT = 0.05
 """The share of all multiplications that the nodes left in float32 may hold."""
 
@@ -55,7 +57,8 @@ def int8_from_fp32(model: ModelProto, pictures: Pictures, *, engine: Engine) -> 
     alone = {name: trials.difference(share, [name]) for name in trials.candidates()}
     helpful = trials.affordable(sorted((name for name in alone if alone[name] < whole), key=lambda name: alone[name]))
     choices = [helpful[:count] for count in (0, *LEFT_OUT) if count <= len(helpful)]
-    left_out = min(choices, key=lambda names: trials.difference(share, names))
+    differences = [trials.difference(share, names) for names in choices]
+    left_out = choices[next(i for i, off in enumerate(differences) if off <= NEXT_TO_THE_BEST * min(differences))]
     made = trials.made(share, left_out)
     return Int8(
         model=levelled(made, probabilities(made, pictures), probabilities(model, pictures)),

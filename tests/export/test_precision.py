@@ -135,6 +135,16 @@ def test_the_most_sensitive_node_is_left_out(
     assert sources == {"encoder2_conv2/Conv": "DequantizeLinear", "encoder3_conv2/Conv": None}
 
 
+def test_a_small_gain_leaves_no_node_out(
+    monkeypatch: pytest.MonkeyPatch, model: ModelProto, pictures: Pictures
+) -> None:
+    monkeypatch.setattr(int8, "SHARES", (1.0,))
+    monkeypatch.setattr(int8, "LEFT_OUT", (1,))
+    monkeypatch.setattr(int8._Trials, "difference", lambda self, share, left_out=(): 0.19 if left_out else 0.2)
+    monkeypatch.setattr(int8._Trials, "candidates", lambda self: ["encoder3_conv2/Conv"])
+    assert int8_from_fp32(model, pictures, engine="tensorrt").left_out == ()
+
+
 def test_nodes_left_out_together_stay_cheap(
     monkeypatch: pytest.MonkeyPatch, model: ModelProto, pictures: Pictures
 ) -> None:
