@@ -5,8 +5,9 @@ is the share of polyp frames on which some drawn region overlaps the polyp, the 
 frames on which any region is drawn, and stray regions are those on polyp frames that overlap no polyp.
 
 Two points are chosen, on the validation split alone. `sensitive` has the fewest false alarms of all points with a
-sensitivity of at least 95%, `specific` of those with at least 80%. Ties, frequent where polyp-free frames are few, go
-to the fewest stray regions, then to the higher sensitivity. No point leaves out regions as large as small polyps are:
+sensitivity of at least 95%, `specific` of those with at least 80%. Ties are frequent, as polyp-free frames are few.
+`sensitive` then goes to the fewest stray regions, then to the higher sensitivity; `specific` to the highest threshold
+and the largest smallest region, since on further frames false alarms can only become fewer by these. No point leaves out regions as large as small polyps are:
 its smallest region is at most `LARGEST_LEFT_OUT`. Where no point is as sensitive as that, those within
 `LARGEST_SHORTFALL` of the most sensitive one are compared. Both are then reported on the real clip, which takes no part
 in the choice, and on PolypGen's polyp-free training frames, which the model has seen in training: what it does there
@@ -71,8 +72,9 @@ class Point:
         return {"threshold": THRESHOLDS[self.row], "min_area_share": MIN_AREA_SHARES[self.column]}
 
 
-def chosen_point(validation: Detection, least_sensitivity: float) -> Point:
-    """The point that the module's rule picks."""
+def chosen_point(validation: Detection, name: str) -> Point:
+    """The point that the module's rule picks under this name."""
+    least_sensitivity = LEAST_SENSITIVITY[name]
     sensitivity = validation.sensitivity
     columns = np.array(MIN_AREA_SHARES) <= LARGEST_LEFT_OUT
     reached = min(least_sensitivity, sensitivity[:, columns].max() - LARGEST_SHORTFALL)
@@ -82,6 +84,8 @@ def chosen_point(validation: Detection, least_sensitivity: float) -> Point:
 
     def cost(point: Point) -> tuple[float, float, float]:
         at = point.row, point.column
+        if name == "specific":
+            return validation.false_alarm_rate[at], -point.row, -point.column
         return validation.false_alarm_rate[at], validation.stray_regions[at], -sensitivity[at]
 
     return min(allowed, key=cost)
@@ -119,7 +123,7 @@ def measure(data: Path, predict: Predict) -> dict[str, Any]:
     seen = split_pairs(pairs_from_folders([data / "polypgen"]), splits, "train")
     frames[SEEN] = judged(predict, clean_frames(seen))
     sets = {name: counted(some) for name, some in frames.items()}
-    points = {name: chosen_point(sets[VALIDATION], least) for name, least in LEAST_SENSITIVITY.items()}
+    points = {name: chosen_point(sets[VALIDATION], name) for name in LEAST_SENSITIVITY}
     return {
         "least_sensitivity": LEAST_SENSITIVITY,
         "points": {name: {**point.values, "on": _on_every_set(point, sets)} for name, point in points.items()},

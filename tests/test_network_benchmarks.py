@@ -111,25 +111,35 @@ def grids(**changes: tuple[tuple[int, int], float]) -> Detection:
 
 
 def test_the_point_with_the_fewest_false_alarms_is_chosen_among_the_sensitive_ones() -> None:
-    point = chosen_point(grids(alarming=((3, 1), 10.0)), 0.95)
+    point = chosen_point(grids(alarming=((3, 1), 10.0)), "sensitive")
     assert point.values == {"threshold": THRESHOLDS[3], "min_area_share": MIN_AREA_SHARES[1]}
     insensitive = grids(alarming=((3, 1), 10.0), found=((3, 1), 90.0))
-    assert chosen_point(insensitive, 0.95) != point
-    assert chosen_point(insensitive, 0.80) == point
+    assert chosen_point(insensitive, "sensitive") != point
+    assert chosen_point(insensitive, "specific") == point
 
 
 def test_no_point_leaves_out_regions_as_large_as_small_polyps() -> None:
-    point = chosen_point(grids(alarming=((3, 5), 0.0)), 0.95)
+    point = chosen_point(grids(alarming=((3, 5), 0.0)), "sensitive")
     assert point.values["min_area_share"] <= 0.001
 
 
 def test_ties_go_to_fewer_stray_regions_and_an_unreached_sensitivity_to_the_highest() -> None:
-    point = chosen_point(grids(stray=((4, 1), 20.0)), 0.95)
+    point = chosen_point(grids(stray=((4, 1), 20.0)), "sensitive")
     assert (point.row, point.column) == (4, 1)
     hopeless = Detection(
         polyp_frames=10, clean_frames=10, found=np.eye(*GRID), alarming=np.eye(*GRID), stray=np.zeros(GRID)
     )
-    assert chosen_point(hopeless, 0.95).row == chosen_point(hopeless, 0.95).column
+    assert chosen_point(hopeless, "sensitive").row == chosen_point(hopeless, "sensitive").column
+
+
+def test_where_no_frame_alarms_the_specific_point_is_the_strictest_that_finds_enough() -> None:
+    found = np.full(GRID, 100.0)
+    found[-2:] = 79.0
+    silent = Detection(
+        polyp_frames=100, clean_frames=9, found=found, alarming=np.zeros(GRID), stray=np.full(GRID, 3.0)
+    )
+    point = chosen_point(silent, "specific")
+    assert point.values == {"threshold": THRESHOLDS[-3], "min_area_share": 0.001}
 
 
 def test_a_calibrated_map_has_no_error_and_an_overconfident_one_has_its_own() -> None:

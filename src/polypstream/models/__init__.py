@@ -5,9 +5,9 @@ from pathlib import Path
 
 from polypstream.errors import ModelError
 
-PLAIN = "resunetpp.onnx"
-INT8 = "resunetpp-int8.onnx"
-FP16 = "resunetpp-fp16.onnx"
+PLAIN = "resunetpp-r50.onnx"
+INT8 = "resunetpp-r50-int8.onnx"
+FP16 = "resunetpp-r50-fp16.onnx"
 FILES = {
     "onnxruntime": INT8,
     "openvino": INT8,
