@@ -7,11 +7,11 @@ frames on which any region is drawn, and stray regions are those on polyp frames
 Two points are chosen, on the validation split alone. `sensitive` has the fewest false alarms of all points with a
 sensitivity of at least 95%, `specific` of those with at least 80%. Ties are frequent, as polyp-free frames are few.
 `sensitive` then goes to the fewest stray regions, then to the higher sensitivity; `specific` to the highest threshold
-and the largest smallest region, since on further frames false alarms can only become fewer by these. No point leaves out regions as large as small polyps are:
-its smallest region is at most `LARGEST_LEFT_OUT`. Where no point is as sensitive as that, those within
-`LARGEST_SHORTFALL` of the most sensitive one are compared. Both are then reported on the real clip, which takes no part
-in the choice, and on PolypGen's polyp-free training frames, which the model has seen in training: what it does there
-says little of new frames.
+and the largest smallest region, since on further frames false alarms can only become fewer by these. No point leaves
+out regions as large as small polyps are: its smallest region is at most `LARGEST_LEFT_OUT`. Where no point is as
+sensitive as that, those within `LARGEST_SHORTFALL` of the most sensitive one are compared. Both are then reported on
+the real clip, which takes no part in the choice, and on PolypGen's polyp-free training frames, which the model has seen
+in training: what it does there says little of new frames.
 Intervals are Wilson's; neighbouring frames of the clip resemble each other, so its own are too narrow.
 """
 

@@ -1,9 +1,12 @@
 """The main job: a video in, the same video with every polyp outlined, and a record of each frame."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+
+import cv2
 
 from polypstream.errors import ConfigError
 from polypstream.realtime.contours import polyps_from_probability
@@ -67,6 +70,17 @@ def outputs_of(video: Path, folder: Path) -> tuple[Path, Path]:
     return folder / f"{video.stem}_overlay.mp4", folder / f"{video.stem}_polyps.jsonl"
 
 
+@contextmanager
+def _opencv_in_its_own_thread() -> Iterator[None]:
+    """Keep OpenCV from sharing its work out: every core has a stage of the pipeline already."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
 def annotate_video(
     video: Path,
     folder: Path,
@@ -85,6 +99,7 @@ def annotate_video(
     rate, latency = Rate(), Samples()
     marked = polyps_found = 0
     with (
+        _opencv_in_its_own_thread(),
         FileSource(video) as source,
         RecordWriter(records) as writer,
         FileSink(overlay, source=source, encoding=config.encoding) as sink,

@@ -135,9 +135,7 @@ def test_ties_go_to_fewer_stray_regions_and_an_unreached_sensitivity_to_the_high
 def test_where_no_frame_alarms_the_specific_point_is_the_strictest_that_finds_enough() -> None:
     found = np.full(GRID, 100.0)
     found[-2:] = 79.0
-    silent = Detection(
-        polyp_frames=100, clean_frames=9, found=found, alarming=np.zeros(GRID), stray=np.full(GRID, 3.0)
-    )
+    silent = Detection(polyp_frames=100, clean_frames=9, found=found, alarming=np.zeros(GRID), stray=np.full(GRID, 3.0))
     point = chosen_point(silent, "specific")
     assert point.values == {"threshold": THRESHOLDS[-3], "min_area_share": 0.001}
 

@@ -37,6 +37,20 @@ def test_it_is_the_shape_on_screen(shape: Picture) -> None:
     assert is_within_a_pixel_of(content_area(framed(shape)), shape)
 
 
+@pytest.mark.parametrize(("height", "width"), [(352, 352), (480, 640), (201, 193)])
+def test_a_large_picture_is_known_to_within_a_step(height: int, width: int) -> None:
+    shape = cv2.ellipse(
+        np.zeros((height, width), np.uint8), ((width / 2, height / 2), (0.8 * width, 0.7 * height), 0), 1, -1
+    )
+    picture = np.repeat((150 * shape)[..., None], 3, axis=2)
+    area = content_area(picture)
+    assert area.shape == (height, width)
+    around = np.ones((9, 9), np.uint8)
+    inner, outer = cv2.erode(shape, around) == 1, cv2.dilate(shape, around) == 1
+    assert not (inner & ~area).any()
+    assert not (area & ~outer).any()
+
+
 def test_a_dark_lumen_stays_inside() -> None:
     picture = framed(octagon())
     cv2.circle(picture, (60, 60), 30, (4, 2, 2), -1)
