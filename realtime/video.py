@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Stream
 from av.video.stream import VideoStream
@@ -103,13 +104,12 @@ def _tag(stream: Stream, name: str) -> str:
 
 
 def _side_data(picture: av.VideoFrame) -> dict[SideDataType, bytes]:
-    everything: Any = picture.side_data if _is_known(picture) else ()  # PyAV's stub has it as a dictionary
-    return {data.type: bytes(data) for data in everything}
+    """Read past `picture.side_data`, which the picture keeps and which keeps the picture: none would be freed at once.
 
-
-def _is_known(picture: av.VideoFrame) -> bool:
-    """Whether PyAV can list the side data: it does not know every kind that FFmpeg has."""
+    Empty where PyAV cannot list it: it does not know every kind that FFmpeg has.
+    """
+    container: Any = SideDataContainer  # PyAV's stub has it as a dictionary
     try:
-        return len(picture.side_data) >= 0
+        return {data.type: bytes(data) for data in container(picture)}
     except ValueError:
-        return False
+        return {}
