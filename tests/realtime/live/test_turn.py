@@ -1,5 +1,6 @@
 """A feed that is to be turned is shown upright wherever a person looks at it, with its markers where they belong."""
 
+import gc
 import json
 import struct
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from polypstream.realtime.live.turn import turn_of
 from polypstream.realtime.live.viewers.messages import FrameMessages
 from polypstream.realtime.live.viewers.window_picture import Arrangement, Readings, WindowPicture
 from polypstream.realtime.overlay import MarkerStyle
+from polypstream.realtime.video import display_matrix_of
+from tests.clips import make_clip
 from tests.live_frames import live_frame, round_polyp
 from tests.realtime.live.shown_frames import GAUGES, READY
 
@@ -295,3 +298,14 @@ def test_the_virtual_camera_is_sent_the_picture_upright(
     with VirtualCamera(on_stopped=pytest.fail) as camera:
         camera.show(item, GAUGES)
     check_upright(sent[0], item, matrix, is_marked=True)
+
+
+def test_a_picture_asked_how_it_is_turned_is_freed_at_once(tmp_path: Path) -> None:
+    """One that waits for the garbage collector holds megabytes, thirty times a second."""
+    with av.open(str(make_clip(tmp_path / "clip.mp4", frames=3))) as container:
+        pictures = list(container.decode(video=0))
+    gc.collect()
+    for picture in pictures:
+        display_matrix_of(picture)
+    del picture, pictures
+    assert gc.collect() == 0
