@@ -37,12 +37,18 @@ BAR, GAP, LEFT, RIGHT, WIDTH = 26, 10, 250, 70, 780
 
 
 def newest(benchmark: str, folder: Path = RESULTS) -> dict[str, Any]:
-    """The committed report of a benchmark; `FileNotFoundError` where there is none."""
-    paths = sorted(folder.glob(f"{benchmark}-*.json"))
-    if not paths:
+    """Of a benchmark's committed reports the one measured last; `FileNotFoundError` where there is none."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{benchmark}-*.json"))]
+    if not reports:
         raise FileNotFoundError(f"there is no report of {benchmark} in {folder}; run python -m benchmarks.{benchmark}")
-    report: dict[str, Any] = json.loads(paths[-1].read_text(encoding="utf-8"))
+    report: dict[str, Any] = max(reports, key=lambda report: report.get("measured", ""))
     return report
+
+
+def told_of(report: Mapping[str, Any]) -> str:
+    """What a report was measured on."""
+    machine = report["machine"]
+    return f"{machine['processor']}, {machine['cores']} cores, commit {report['commit']}"
 
 
 def speed_table(report: dict[str, Any]) -> str:
@@ -77,7 +83,7 @@ def live_table(report: Mapping[str, Any]) -> str:
         f"{report['frames_displayed']} of {report['frames_sent']} frames displayed in {report['minutes']:g} minutes; "
         f"{report['judged_fps']:.0f} judged a second. At the end the video's median delay was "
         f"{growth['video_delay_p50']:.2f} of that at the beginning, the markers' {growth['marker_delay_p50']:.2f}, "
-        f"memory {growth['memory']:.3f}.",
+        f"memory {growth['memory']:.3f}. On {told_of(report)}.",
         "",
         "| ms | median | 95% within | 99% within | largest |",
         "|---|---|---|---|---|",
@@ -121,8 +127,7 @@ def speed_plot(report: dict[str, Any]) -> str:
         rows.append(f'<text x="{LEFT - 10}" y="{middle:.0f}" text-anchor="end">{escape(label)}</text>')
         rows.append(f'<rect x="{LEFT}" y="{top}" width="{long:.0f}" height="{BAR}" rx="3" fill="{colour}"/>')
         rows.append(f'<text x="{LEFT + long + 8:.0f}" y="{middle:.0f}" font-weight="600">{value:.1f}</text>')
-    machine = report["machine"]
-    told = f"frames per second, real clip, {machine['processor']}, {machine['cores']} cores, commit {report['commit']}"
+    told = f"frames per second, real clip, {told_of(report)}"
     rows.append(f'<text x="14" y="{height - 8}" font-size="12" fill="#6b757c">{escape(told)}</text>')
     style = 'font-family="sans-serif" font-size="14" fill="#2b3338"'
     body = "\n".join(rows)

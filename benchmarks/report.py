@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -57,11 +58,12 @@ def _git(*arguments: str) -> str:
 
 def write_report(name: str, results: dict[str, object], *, folder: Path = RESULTS) -> Path:
     """Write one benchmark's figures beside what they were measured on; returns the file's path."""
-    report = {"benchmark": name, "commit": commit(), "machine": machine(), "versions": versions(), **results}
+    measured = datetime.now(UTC).isoformat(timespec="seconds")
+    origin = {"benchmark": name, "measured": measured, "commit": commit(), "machine": machine(), "versions": versions()}
     slug = re.sub(r"[^a-z0-9]+", "-", f"{_processor()} {os.cpu_count()} cores".lower()).strip("-")
     path = folder / f"{name}-{slug}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**origin, **results}, indent=2) + "\n", encoding="utf-8")
     return path
 
 

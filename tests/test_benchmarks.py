@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.documents import newest
 from benchmarks.report import write_report
 from tests.clips import make_clip
 from tests.models import write_green_finder
@@ -46,3 +47,11 @@ def test_a_report_names_its_machine(tmp_path: Path) -> None:
     assert report["figure"] == 1
     assert report["machine"]["cores"] >= 1
     assert path.name.startswith("anything-")
+
+
+def test_documents_take_the_report_measured_last(tmp_path: Path) -> None:
+    for machine, measured in {"a": {"measured": "2026-11-26T08:00:00+00:00"}, "b": {}, "c": {}}.items():
+        (tmp_path / f"live-{machine}.json").write_text(json.dumps({"machine": machine, **measured}), encoding="utf-8")
+    assert newest("live", tmp_path)["machine"] == "a"
+    write_report("live", {}, folder=tmp_path)
+    assert newest("live", tmp_path)["measured"] > "2026-11-26T08:00:00+00:00"

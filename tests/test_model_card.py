@@ -1,14 +1,12 @@
 """The model card's figures are those of the committed measurement, and it speaks of the model that ships."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import pytest
 
-from benchmarks.documents import DOCUMENTS, speed_plot, with_tables
+from benchmarks.documents import DOCUMENTS, newest, speed_plot, with_tables
 from polypstream.contract import ModelContract
 from polypstream.models import default_model
 from polypstream.realtime.live.alarm import OPERATING_POINTS
@@ -17,14 +15,8 @@ ROOT = Path(__file__).parents[1]
 CARD = (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
-def report_of(benchmark: str) -> dict[str, Any]:
-    (path,) = (ROOT / "benchmarks" / "results").glob(f"{benchmark}-*.json")
-    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return report
-
-
 def test_its_figures_are_those_of_the_shipped_model() -> None:
-    report = report_of("accuracy")
+    report = newest("accuracy")
     session = onnxruntime.InferenceSession(str(default_model()), providers=["CPUExecutionProvider"])
     contract = ModelContract.from_metadata(session.get_modelmeta().custom_metadata_map)
     assert report["contract"] == vars(contract)
@@ -33,10 +25,10 @@ def test_its_figures_are_those_of_the_shipped_model() -> None:
 
 
 def test_the_operating_points_of_live_feeds_are_those_chosen_on_validation_data() -> None:
-    report = report_of("operating_points")
+    report = newest("operating_points")
     chosen = {name: (point["threshold"], point["min_area_share"]) for name, point in report["points"].items()}
     assert chosen == {name: (point.threshold, point.min_area_share) for name, point in OPERATING_POINTS.items()}
-    assert report["contract"] == report_of("accuracy")["contract"]
+    assert report["contract"] == newest("accuracy")["contract"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
@@ -52,4 +44,4 @@ def test_a_table_that_is_out_of_date_is_made_anew() -> None:
 
 
 def test_the_plot_is_made_from_the_committed_measurement() -> None:
-    assert speed_plot(report_of("throughput")) == (ROOT / "docs" / "speed.svg").read_text(encoding="utf-8")
+    assert speed_plot(newest("throughput")) == (ROOT / "docs" / "speed.svg").read_text(encoding="utf-8")
