@@ -4,7 +4,7 @@ A factor goes into the weights that make the channel and, inverted, into those t
 every digit as it was. 8 bits have one step for a whole map: channels of one size lose the least. Feature maps are NCHW.
 
 Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, which takes
-pairs of convolutions; here sums, pooling, gates and upsampling lie in between.
+pairs of convolutions; here sums, residual streams, pooling, gates and upsampling lie in between.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,11 @@ from polypstream.export.session import Pictures, float_tensors, observed
 
 Peaks = Mapping[str, NDArray[np.float64]]
 """The largest |value| per channel of each map: (channels,)."""
+
+Channels = NDArray[np.intp]
+"""Per channel of a map, the channel of the map first looked at whose factor it gets: (channels,)."""
+Ties = list[tuple[str, Channels]]
+"""Tensors that are scaled with another."""
 
 _SCALED = ("Add", "Mul", "Relu")
 _PER_CHANNEL = ("Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Resize", "Slice")
@@ -38,14 +43,19 @@ def channel_peaks(model: ModelProto, pictures: Pictures, *, share: float = 0.75)
 
 
 def equalised(model: ModelProto, peaks: Peaks) -> ModelProto:
-    """The same function, each map's channels brought to one size as far as the graph allows, given its own peaks."""
-    model, peaks = with_shapes(model), dict(peaks)
+    """The same function, each map's channels brought to one size as far as the graph allows, given its own peaks.
+
+    Maps that must share their factors, as those of a residual stream, get those that suit them all.
+    """
+    model, peaks, done = with_shapes(model), dict(peaks), set[str]()
     for name in [node.output[0] for node in model.graph.node if node.op_type in _SCALED]:
-        factors = _factors(peaks[name]) if name in peaks else np.ones(1)
         change = _Change(Lookup(model.graph))
-        if np.any(factors != 1) and change.made_by(name, factors) and change.taken_from(name, factors):
-            change.apply()
-            peaks |= {touched: peaks[touched] * by for touched, by in change.touched.items()}
+        if name not in peaks or name in done or not change.reaches(name, len(peaks[name])):
+            continue
+        factors = _factors(change.peak(peaks))
+        change.apply(factors)
+        done |= change.alike
+        peaks |= {touched: peaks[touched] * factors[channels] for touched, channels in change.touched.items()}
     return without_unused(model)
 
 
@@ -61,62 +71,97 @@ def _factors(peak: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass
 class _Change:
-    """The edits that scale one map: collected first, so that nothing is changed where one of them is not possible."""
+    """All that is scaled along with one map: what is added to it, pooled from it, made from it by a product.
+
+    The edits are collected first, so that nothing is changed where one of them is not possible.
+    """
 
     look: Lookup
-    edits: list[tuple[NodeProto, str, Array]] = field(default_factory=list)
-    touched: dict[str, Array] = field(default_factory=dict)
+    edits: list[tuple[NodeProto, str, Channels]] = field(default_factory=list)
+    touched: dict[str, Channels] = field(default_factory=dict)
+    alike: set[str] = field(default_factory=set)
+    """The touched maps that no product lies before: they can have no other factors than the map looked at."""
+    _carrier: dict[str, str] = field(default_factory=dict)
+    """Per product, the one of its factors by which it is scaled."""
 
-    def made_by(self, name: str, factors: Array) -> bool:
-        """Scale the channels of a tensor at their origin; false where the graph does not allow it."""
-        node = self.look.producer(name)
-        if node is None:
-            return False
-        self.touched[name] = factors
+    def reaches(self, name: str, channels: int) -> bool:
+        """Find all that must be scaled along with a map; false where the graph does not allow it."""
+        pending: list[tuple[str, Channels, bool]] = [(name, np.arange(channels), True)]
+        while pending:
+            name, of, alike = pending.pop()
+            if name in self.touched:
+                if not np.array_equal(self.touched[name], of):
+                    return False
+                continue
+            self.touched[name] = of
+            self.alike |= {name} if alike else set()
+            node, users = self.look.producer(name), self.look.users(name)
+            if node is None or not users or not self.look.is_inner(name):
+                return False
+            for other in (node, *users):
+                ties = self._made(node, of) if other is node else self._taken(other, name, of)
+                if ties is None:
+                    return False
+                pending += [(tied, whose, alike and other.op_type != "Mul") for tied, whose in ties]
+        return True
+
+    def _made(self, node: NodeProto, of: Channels) -> Ties | None:
+        """Scale what a node makes: the tensors tied to that; None where it cannot be done."""
         if _is_affine(node, self.look):
-            self.edits.append((node, "output", factors))
-            return True
-        if node.op_type in ("Relu", "MaxPool", "Resize", "Slice"):
-            return self._made_inside(node.input[0], factors)
+            self.edits.append((node, "output", of))
+            return []
+        if node.op_type == "Mul":
+            return self._made_by_product(node, of)
         if node.op_type == "DepthToSpace" and attribute(node, "mode", b"DCR") == b"DCR":
-            return self._made_inside(node.input[0], np.tile(factors, attribute(node, "blocksize") ** 2))
-        if node.op_type == "Add":
-            return all(self._made_inside(part, factors) for part in node.input)
-        return node.op_type == "Mul" and self._scale_one_factor(node, factors)
+            return [(node.input[0], np.tile(of, attribute(node, "blocksize") ** 2))]
+        return self._tied(node, of)
 
-    def _made_inside(self, name: str, factors: Array) -> bool:
-        return self.look.sole_user(name) is not None and self.made_by(name, factors)
-
-    def _scale_one_factor(self, node: NodeProto, factors: Array) -> bool:
+    def _made_by_product(self, node: NodeProto, of: Channels) -> Ties | None:
         """Scale a product by scaling one of its two maps; of a map and a gate per channel, the gate."""
+        if node.output[0] in self._carrier:
+            return []
         maps = [name for name in node.input if max(self.look.shape(name)[2:], default=1) > 1]
         if len(maps) == 2:
-            return self._made_inside(maps[0], factors)
-        self.edits.append((node, "gate", factors))
-        return len(maps) == 1
+            self._carrier[node.output[0]] = maps[0]
+            return [(maps[0], of)]
+        self._carrier[node.output[0]] = ""
+        self.edits.append((node, "gate", of))
+        return [] if len(maps) == 1 else None
 
-    def taken_from(self, name: str, factors: Array) -> bool:
-        """Undo the scale in everything that takes the tensor; false where the graph does not allow it."""
-        users = self.look.users(name)
-        return bool(users) and self.look.is_inner(name) and all(self._undone_in(user, name, factors) for user in users)
-
-    def _undone_in(self, user: NodeProto, name: str, factors: Array) -> bool:
+    def _taken(self, user: NodeProto, name: str, of: Channels) -> Ties | None:
+        """Undo the scale in what takes a tensor, or carry it on to the tensors tied to it; None where neither goes."""
         if _is_affine(user, self.look):
-            self.edits.append((user, "input", factors))
-            return bool(user.input[0] == name)
-        is_product = user.op_type == "Mul" and list(user.input).count(name) == 1
-        if not is_product and (user.op_type not in _PER_CHANNEL or 1 in attribute(user, "axes", [])):
-            return False
-        self.touched[user.output[0]] = factors
-        return self.taken_from(user.output[0], factors)
+            self.edits.append((user, "input", of))
+            return [] if user.input[0] == name else None
+        if user.op_type == "Mul":
+            is_scaled_by_it = self._carrier.setdefault(user.output[0], name) == name
+            return [(user.output[0], of)] if is_scaled_by_it and list(user.input).count(name) == 1 else None
+        if user.op_type == "DepthToSpace":  # scaled already, where it was followed from its output
+            return [] if user.output[0] in self.touched else None
+        return self._tied(user, of)
 
-    def apply(self) -> None:
+    def _tied(self, node: NodeProto, of: Channels) -> Ties | None:
+        """All that a node takes and makes, where it treats each channel by itself and has no scale of its own."""
+        names = [*(node.input if node.op_type == "Add" else node.input[:1]), node.output[0]]
+        same = all(self.look.shape(name)[1:2] == (len(of),) for name in names)
+        return [(name, of) for name in names] if same and node.op_type in ("Add", *_PER_CHANNEL) else None
+
+    def peak(self, peaks: Peaks) -> NDArray[np.float64]:
+        """Per channel, its shares of the peaks of all maps that 8 bits are to hold, as the root of their squares."""
+        squares = np.zeros(1 + max(int(of.max()) for of in self.touched.values()))
+        for name in self.alike & peaks.keys():
+            is_held = {user.op_type for user in self.look.users(name)} != {"Relu"}
+            if is_held and peaks[name].max() > 0:
+                np.add.at(squares, self.touched[name], (peaks[name] / peaks[name].max()) ** 2)
+        return np.sqrt(squares)
+
+    def apply(self, factors: NDArray[np.float64]) -> None:
         """Write the edits into the weights."""
-        for node, side, factors in sorted(self.edits, key=lambda edit: edit[1] == "gate"):  # that one moves nodes
+        for node, side, of in sorted(self.edits, key=lambda edit: edit[1] == "gate"):  # that one moves nodes
             if side == "gate":
-                _scale_gate(node, factors, self.look)
+                _scale_gate(node, factors[of], self.look)
             else:
-                _scale_parameters(node, side, factors, self.look)
+                _scale_parameters(node, side, factors[of], self.look)
 
 
 def _is_affine(node: NodeProto, look: Lookup) -> bool:

@@ -1,4 +1,5 @@
-"""The INT8 recipe: scales evened out, ranges and sensitive nodes found by measuring on pictures, 8 bits, levelled.
+"""The INT8 recipe: scales evened out, weights rounded for their answers, ranges and sensitive nodes found by measuring
+on pictures, 8 bits, levelled.
 
 It needs no masks. How far a trial is off is the mean |difference| in probability to the float32 model, over a few of
 the pictures. About a hundred models are tried, one after the other.
@@ -18,6 +19,7 @@ from polypstream.export.equalise import channel_peaks, equalised
 from polypstream.export.levelling import levelled
 from polypstream.export.lookup import Lookup, with_shapes
 from polypstream.export.quantise import quantisable_nodes, quantised
+from polypstream.export.rounding import rounded_weights
 from polypstream.export.session import Pictures, float_tensors, observed, probabilities
 
 SHARES = (0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
@@ -76,6 +78,7 @@ class _Trials:
         self._engine = engine
         form = equalised(model, channel_peaks(model, pictures))
         self._form = in_cpu_form(form) if engine == "onnxruntime" else form
+        self._weights = rounded_weights(self._form, pictures)
         self._lowest, self._highest = _extremes(self._form, pictures)
         self._few = pictures[np.linspace(0, len(pictures) - 1, min(TRIAL_PICTURES, len(pictures))).astype(int)]
         self._exact = probabilities(self._form, self._few)
@@ -86,7 +89,7 @@ class _Trials:
         highest = np.maximum(np.quantile(self._highest, share, axis=0), 0)
         ends = zip(lowest.tolist(), highest.tolist(), strict=True)
         ranges = dict(zip(float_tensors(self._form), ends, strict=True))
-        return quantised(self._form, ranges, engine=self._engine, keep_fp32=left_out)
+        return quantised(self._form, ranges, engine=self._engine, weights=self._weights, keep_fp32=left_out)
 
     def difference(self, share: float, left_out: Collection[str] = ()) -> float:
         """Mean |difference| in probability of such a model."""

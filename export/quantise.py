@@ -10,9 +10,11 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, helper
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType
 from onnxruntime.quantization.calibrate import TensorData
+from onnxruntime.quantization.quant_utils import TENSOR_NAME_QUANT_SUFFIX
 
 from polypstream.errors import ModelError
 from polypstream.export.config import Engine
@@ -30,9 +32,17 @@ _QUANTISED: Mapping[Engine, tuple[str, ...]] = {
 }
 
 
-def quantised(model: ModelProto, ranges: Ranges, *, engine: Engine, keep_fp32: Collection[str] = ()) -> ModelProto:
+def quantised(
+    model: ModelProto,
+    ranges: Ranges,
+    *,
+    engine: Engine,
+    weights: Mapping[str, NDArray[np.int8]] | None = None,
+    keep_fp32: Collection[str] = (),
+) -> ModelProto:
     """The model in 8 bits, but for the nodes that `keep_fp32` names.
 
+    `weights` are those that `rounded_weights` found, by name; others become the nearest 8-bit number.
     Raises `ModelError` where a name is none of the model's.
     """
     if unknown := sorted(set(keep_fp32) - {node.name for node in model.graph.node}):
@@ -65,6 +75,7 @@ def quantised(model: ModelProto, ranges: Ranges, *, engine: Engine, keep_fp32: C
     tool.model.topological_sort()
     if not symmetric:
         _enter_as_bytes(tool.model.model.graph, steps)
+    _store(tool.model.model.graph, weights or {})
     result = without_unused(tool.model.model)
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     del result.metadata_props[:]
@@ -90,6 +101,14 @@ def _enter_as_bytes(graph: GraphProto, scaled: Collection[str]) -> None:
     made = [user.output[0] for name in scaled for user in look.users(name) if user.op_type == "QuantizeLinear"]
     for node in graph.node:
         node.input[:] = [graph.input[0].name if name in made else name for name in node.input]
+
+
+def _store(graph: GraphProto, weights: Mapping[str, NDArray[np.int8]]) -> None:
+    """Put the weights in the place of those that the tool rounded."""
+    for stored in graph.initializer:
+        rounded = weights.get(stored.name.removesuffix(TENSOR_NAME_QUANT_SUFFIX))
+        if rounded is not None and stored.data_type == TensorProto.INT8:
+            stored.CopyFrom(numpy_helper.from_array(rounded, stored.name))
 
 
 def quantisable_nodes(model: ModelProto, *, engine: Engine) -> list[str]:
