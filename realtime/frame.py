@@ -41,3 +41,8 @@ class Frame:
     def pts_s(self) -> float:
         """Presentation time in seconds."""
         return float(self.pts * self.time_base)
+
+    @property
+    def square_size(self) -> tuple[int, int]:
+        """Width and height of the whole picture where pixels are square: as high as it is, as wide as it is shown."""
+        return max(1, round(self.picture.width * self.sample_aspect_ratio)), self.picture.height

@@ -71,12 +71,13 @@ class VirtualCamera(Background[LiveFrame]):
             camera: Camera | None = None
             for item in items:
                 picture = marked(drawable(item.frame.picture), item.markers, self._config.style)
-                shown = reformatter.reformat(picture, format="rgb24", src_colorspace=matrix_of(picture))
+                width, height = item.frame.square_size
+                shown = reformatter.reformat(picture, width, height, "rgb24", src_colorspace=matrix_of(picture))
                 rgb: Rgb = turn_of(item.frame).image(shown.to_ndarray())
-                height, width = rgb.shape[:2]
-                if camera is None or (camera.width, camera.height) != (width, height):
+                size = rgb.shape[1], rgb.shape[0]
+                if camera is None or (camera.width, camera.height) != size:
                     open_camera.close()
-                    camera = open_camera.enter_context(self._opened(width, height))
+                    camera = open_camera.enter_context(self._opened(*size))
                 camera.send(rgb)
 
     def _opened(self, width: int, height: int) -> "Camera":

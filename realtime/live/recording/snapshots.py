@@ -32,7 +32,7 @@ class Snapshot:
     untouched: Path
     marked: Path
     record: Path
-    """In pixels of the pictures beside it, which are upright."""
+    """In pixels of the pictures beside it, which are upright; their width by their height is its `pixel_aspect`."""
 
 
 class Snapshots(Background[LiveFrame]):
@@ -65,7 +65,7 @@ class Snapshots(Background[LiveFrame]):
             self._on_saved(snapshot, event)
 
     def _saved(self, item: LiveFrame) -> Snapshot:
-        picture, turn = item.frame.picture, turn_of(item.frame)
+        picture, turn, aspect = item.frame.picture, turn_of(item.frame), item.frame.sample_aspect_ratio
         stem = self._stem(item.frame.captured_at)
         snapshot = Snapshot(
             untouched=self._folder / f"{stem}.png",
@@ -74,6 +74,7 @@ class Snapshots(Background[LiveFrame]):
         )
         upright = [turn.polyp(marker.polyp, width=picture.width, height=picture.height) for marker in item.markers]
         record = record_of(item.frame, upright) | {
+            "pixel_aspect": float(1 / aspect if turn.swaps_axes else aspect),
             "identities": [marker.identity for marker in item.markers],
             "light": item.status.light.value,
             "reason": item.status.reason,

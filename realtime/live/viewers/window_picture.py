@@ -79,14 +79,13 @@ class WindowPicture:
         """The picture with its markers, and left of it, where wanted, as it came; both upright."""
         picture, turn = frame.picture, turn_of(frame)
         across = self._width // 2 if arrangement.side_by_side else self._width
-        square_pixels = max(1, round(picture.width * frame.sample_aspect_ratio)), picture.height
-        screen = self._screen.of(picture, fitted(square_pixels, turn.size(across, self._width)))
+        screen = self._screen.of(picture, fitted(frame.square_size, turn.size(across, self._width)))
         screen = copied(picture) if screen is picture else screen
         pictures = [screen.to_ndarray(format="bgr24")] if arrangement.side_by_side else []
         scale = np.array([screen.width, screen.height]) / (picture.width, picture.height)
         draw_on(screen, [_scaled(marker, scale) for marker in markers], self._style)
         pictures.append(screen.to_ndarray(format="bgr24"))
-        _, one = turn.size(*fitted(square_pixels, (self._width, self._width)))
+        _, one = turn.size(*fitted(frame.square_size, (self._width, self._width)))
         return self._centred(np.hstack([turn.image(each) for each in pictures]), height=one)
 
     def _centred(self, pictures: Bgr, *, height: int) -> Bgr:

@@ -300,6 +300,7 @@ def test_a_snapshot_holds_the_frame_with_and_without_markers(tmp_path: Path, pix
         assert not differs[~covered].any()
     record = json.loads(snapshot.record.read_text())
     assert record["identities"] == [5]
+    assert record["pixel_aspect"] == 1
     assert record["light"] == "ready"
     assert record["index"] == 3
     assert event.kind is EventKind.SNAPSHOT

@@ -2,10 +2,13 @@
 
 import sys
 import threading
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from time import sleep
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -84,6 +87,17 @@ def test_a_change_of_size_reopens_it(screen: type[Screen]) -> None:
         show(camera, screen, live_frame(0), live_frame(1, size=(128, 96)))
     assert screen.opened == [(64, 48), (128, 96)]
     assert screen.closed == 2
+
+
+def test_its_pixels_are_square_whatever_the_feed_has(screen: type[Screen]) -> None:
+    item = live_frame(0, markers=(marker(),))
+    narrow = replace(item, frame=replace(item.frame, sample_aspect_ratio=Fraction(4, 3)))
+    with VirtualCamera(on_stopped=pytest.fail) as camera:
+        show(camera, screen, item, narrow)
+    assert screen.opened == [(64, 48), (85, 48)]
+    square, stretched = (sent.reshape(48, -1, 3) for sent in screen.sent)
+    wide = cv2.resize(square, (85, 48), interpolation=cv2.INTER_CUBIC)
+    assert np.median(abs(wide.astype(int) - stretched)) < 3
 
 
 def test_a_camera_that_cannot_be_opened_is_told_once_and_raises_nothing(screen: type[Screen]) -> None:
