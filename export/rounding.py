@@ -48,7 +48,7 @@ def _second_moments(
 ) -> Mapping[str, NDArray[np.float64]]:
     """Per weight tensor, how the numbers that its weights are multiplied by go together: (k, k) for k of them."""
     random, moments = np.random.default_rng(0), dict[str, NDArray[np.float64]]()
-    taken = sorted({node.input[0] for node in convolutions} - {value.name for value in model.graph.input})
+    taken = sorted({node.input[0] for node in convolutions})
     for values in observed(model, pictures, tensors=taken):
         for node in convolutions:
             kernel = look.shape(node.input[1])[2:]
