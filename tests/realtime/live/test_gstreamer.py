@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def missing() -> str:
         return f"{PYTHON} has no gi"
     if version.stdout.strip() != "{}.{}".format(*sys.version_info[:2]):
         return f"GStreamer's Python is {version.stdout.strip()}, another version than that of the tests"
-    loader = subprocess.run(["gst-inspect-1.0", "python"], capture_output=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:  # a user's registry may have banned a loader that once failed
+        alone = {**os.environ, **environment(), "GST_REGISTRY": str(Path(folder) / "registry.bin")}
+        loader = subprocess.run(["gst-inspect-1.0", "python"], env=alone, capture_output=True, check=False)
     return "GStreamer's loader for Python elements is not installed" if loader.returncode else ""
 
 
