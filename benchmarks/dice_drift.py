@@ -2,7 +2,8 @@
 
 Run with `python -m benchmarks.dice_drift --keras MODEL.keras --data FOLDER` (a folder laid out as `CONTRIBUTING.md`
 says) and any number of `--run MODEL.onnx:BACKEND`. Every picture passes through Keras and through each run; a Dice is
-taken in source pixels at the model's threshold, and differences are run minus Keras.
+taken in source pixels at the model's threshold, and differences are run minus Keras. Means carry 95% bootstrap
+intervals over images: a few pictures that the network hesitates over can decide them.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report import RESULTS, write_report
 from polypstream.export.toolchain import load_toolchain, quiet_native_logs
-from polypstream.metrics import Overlap
+from polypstream.metrics import Overlap, mean_with_interval
 from polypstream.realtime.frame import Rgb
 from polypstream.realtime.segmenter import Segmenter, segmenter_from_onnx
 from polypstream.train.data import pairs_from_folders, read_mask, read_pair
@@ -74,9 +75,12 @@ def compare(samples: list[Sample], reference: Predict, run: Segmenter, threshold
         drifts.append(Overlap.of(sample.truth, after).dice - Overlap.of(sample.truth, before).dice)
         flipped, pixels = flipped + int(np.count_nonzero(before != after)), pixels + before.size
     sizes = np.abs(drifts)
+    interval = mean_with_interval(drifts)
     return {
-        "images": len(drifts),
-        "mean": float(np.mean(drifts)),
+        "images": interval.count,
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
         "mean_absolute": float(sizes.mean()),
         "p95": float(np.percentile(sizes, 95)),
         "p99": float(np.percentile(sizes, 99)),
@@ -112,7 +116,8 @@ def main() -> None:
                     }
                 )
                 print(
-                    f"{Path(path).name} {backend} {name}: mean {drift['mean']:+.5f}, p99 {drift['p99']:.5f}, "
+                    f"{Path(path).name} {backend} {name}: mean {drift['mean']:+.5f} "
+                    f"[{drift['low']:+.5f}, {drift['high']:+.5f}], p99 {drift['p99']:.5f}, "
                     f"largest {drift['largest']:.5f}, over 0.01 {drift['share_over_0.01']:.1%}"
                 )
     print(f"written to {write_report('dice_drift', {'runs': rows}, folder=options.results)}")

@@ -6,7 +6,7 @@ frames on which any region is drawn, and stray regions are those on polyp frames
 
 Two points are chosen, on the validation split alone. `sensitive` has the fewest false alarms of all points with a
 sensitivity of at least 95%, `specific` of those with at least 80%. Ties are frequent, as polyp-free frames are few.
-`sensitive` then goes to the fewest stray regions, then to the higher sensitivity; `specific` to the highest threshold
+`sensitive` then goes to the higher sensitivity, then to the fewest stray regions; `specific` to the highest threshold
 and the largest smallest region, since on further frames false alarms can only become fewer by these. No point leaves
 out regions as large as small polyps are: its smallest region is at most `LARGEST_LEFT_OUT`. Where no point is as
 sensitive as that, those within `LARGEST_SHORTFALL` of the most sensitive one are compared. Both are then reported on
@@ -77,7 +77,8 @@ def chosen_point(validation: Detection, name: str) -> Point:
     least_sensitivity = LEAST_SENSITIVITY[name]
     sensitivity = validation.sensitivity
     columns = np.array(MIN_AREA_SHARES) <= LARGEST_LEFT_OUT
-    reached = min(least_sensitivity, sensitivity[:, columns].max() - LARGEST_SHORTFALL)
+    most = sensitivity[:, columns].max()
+    reached = least_sensitivity if most >= least_sensitivity else most - LARGEST_SHORTFALL
     allowed = [
         Point(row=int(row), column=int(column)) for row, column in np.argwhere((sensitivity >= reached) & columns)
     ]
@@ -86,7 +87,7 @@ def chosen_point(validation: Detection, name: str) -> Point:
         at = point.row, point.column
         if name == "specific":
             return validation.false_alarm_rate[at], -point.row, -point.column
-        return validation.false_alarm_rate[at], validation.stray_regions[at], -sensitivity[at]
+        return validation.false_alarm_rate[at], -sensitivity[at], validation.stray_regions[at]
 
     return min(allowed, key=cost)
 

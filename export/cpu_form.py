@@ -3,14 +3,16 @@
 Feature maps are NCHW. What is fast there, measured: whatever keeps the layout channels-last, so normalisation as a
 depthwise convolution and interleaving as a move of whole pixels; a convolution to very few channels as a transposed
 one, which multiplies first and shifts the few results, instead of gathering nine times the input; and one of stride 2
-from very few channels as one of stride 1 on blocks of 2×2 pixels, which gathers longer pieces.
+from very few channels as one that takes four columns at once and makes two, which gathers fewer, longer pieces.
+Enlarging one channel runs in one thread, the same as matrix products in all.
 """
 
 from itertools import product
 from math import prod
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from polypstream.export.folding import affine, is_constant_conv
 from polypstream.export.lookup import Lookup, add_constant, attribute, replace_node, with_shapes, without_unused
@@ -18,13 +20,14 @@ from polypstream.export.lookup import Lookup, add_constant, attribute, replace_n
 NARROW = 2
 """Convolutions to at most this many channels are written as transposed ones."""
 FEW = 4
-"""Strided convolutions of at most this many channels are done on blocks of pixels."""
+"""Strided convolutions of at most this many channels take four columns at once."""
 
 
 def in_cpu_form(model: ModelProto) -> ModelProto:
     """The same function, to be quantised for ONNX Runtime on a CPU."""
     model = with_shapes(model)
-    for step in (_mean_at_once, _transpose_narrow_conv, _stride_as_blocks, _normalisation_as_conv, _pixels_moved_whole):
+    in_place = (_mean_at_once, _transpose_narrow_conv, _normalisation_as_conv)
+    for step in (*in_place, _stride_as_wide_pixels, _enlarging_as_products, _pixels_moved_whole):
         for node in list(model.graph.node):
             step(node, Lookup(model.graph))
     return without_unused(model)
@@ -55,41 +58,88 @@ def _transpose_narrow_conv(node: NodeProto, look: Lookup) -> None:
     node.op_type, node.input[1] = "ConvTranspose", add_constant(look.graph, f"{node.input[1]}.mirrored", mirrored)
 
 
-def _stride_as_blocks(node: NodeProto, look: Lookup) -> None:
-    """A convolution of stride 2 of few channels as one of stride 1, blocks of 2×2 pixels its pixels."""
+def _stride_as_wide_pixels(node: NodeProto, look: Lookup) -> None:
+    """A convolution of stride 2 of few channels, four columns of what it takes and two of what it makes as one pixel's.
+
+    Channels-last this moves nothing. A ReLU that follows stays behind it, to cost nothing either.
+    """
     if not is_constant_conv(node, look) or attribute(node, "strides", [1, 1]) != [2, 2]:
         return
-    weight, pads = look.value(node.input[1]), attribute(node, "pads", [0] * 4)
-    _, channels, height, width = look.shape(node.input[0])
+    weight, (top, left, bottom, _) = look.value(node.input[1]), attribute(node, "pads", [0] * 4)
+    outputs, channels, rows, columns = weight.shape
+    _, _, height, width = look.shape(node.input[0])
+    _, _, tall, wide = look.shape(node.output[0])
     plain = set(attribute(node, "dilations", [1])) == {1} and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
-    if channels > FEW or height % 2 or width % 2 or not plain:
+    if channels > FEW or width % 4 or wide % 2 or not plain:
         return
-    first = [-pad // 2 for pad in pads[:2]]  # the block in which the kernel begins, seen from its output's
-    ends = zip(weight.shape[2:], pads[:2], first, strict=True)
-    size = [(kernel - 1 - pad) // 2 - start + 1 for kernel, pad, start in ends]
-    blocks = np.zeros((len(weight), 4 * channels, *size), np.float32)
-    for row, column in product(*map(range, weight.shape[2:])):
-        (down, y), (right, x) = divmod(row - pads[0], 2), divmod(column - pads[1], 2)
-        part = slice((2 * y + x) * channels, (2 * y + x + 1) * channels)
-        blocks[:, part, down - first[0], right - first[1]] = weight[:, :, row, column]
-    given = look.shape(node.output[0])[2:]
-    after = [g - s // 2 + f + z - 1 for g, s, f, z in zip(given, (height, width), first, size, strict=True)]
-    if min(after) < 0:
+    first, last = -left // 4, (columns + 1 - left) // 4  # of the wide pixels that one is made from, seen from its own
+    size = last - first + 1
+    after = wide // 2 - width // 4 + first + size - 1
+    if after < 0:
         return
-    name, source = node.name, f"{node.name}.blocks"
-    pairs = add_constant(look.graph, f"{name}.pairs", np.array([height // 2, 2, width // 2, 2 * channels], np.int64))
-    shape = add_constant(look.graph, f"{name}.shape", np.array([1, height // 2, width // 2, 4 * channels], np.int64))
-    bias = list(node.input[2:])
-    inputs = [source, add_constant(look.graph, f"{node.input[1]}.blocks", blocks), *bias]
+    wider = np.zeros((2, outputs, 4, channels, rows, size), np.float32)
+    for second, column in product(range(2), range(columns)):
+        pixel, part = divmod(2 * second + column - left, 4)
+        wider[second, :, part, :, :, pixel - first] = weight[..., column]
+    name, graph = node.name, look.graph
+    stored = add_constant(graph, f"{node.input[1]}.wide", wider.reshape(2 * outputs, 4 * channels, rows, size))
+    taken, made = f"{name}.taken", f"{name}.made"
+    pads = [top, -first, bottom, after]
+    conv = helper.make_node("Conv", [taken, stored, *node.input[2:]], [made], name, strides=[2, 1], pads=pads)
+    if len(node.input) > 2:
+        conv.input[2] = add_constant(graph, f"{node.input[2]}.wide", np.tile(look.value(node.input[2]), 2))
+    nodes = [*_regrouped(graph, node.input[0], taken, (height, width // 4, 4 * channels)), conv]
+    follower = look.sole_user(node.output[0])
+    if follower is not None and follower.op_type == "Relu":
+        nodes.append(helper.make_node("Relu", conv.output, [f"{name}.rectified"], follower.name))
+        output = follower.output[0]
+        graph.node.remove(follower)
+    else:
+        output = node.output[0]
+    replace_node(graph, node, [*nodes, *_regrouped(graph, nodes[-1].output[0], output, (tall, wide, outputs))])
+
+
+def _regrouped(graph: GraphProto, source: str, output: str, shape: tuple[int, int, int]) -> list[NodeProto]:
+    """A map, read channels-last, as one of another (height, width, channels)."""
+    constant = add_constant(graph, f"{output}.shape", np.array([1, *shape], np.int64))
+    return [
+        helper.make_node("Transpose", [source], [f"{output}.last"], f"{output}/Last", perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", [f"{output}.last", constant], [f"{output}.whole"], f"{output}/Whole"),
+        helper.make_node("Transpose", [f"{output}.whole"], [output], f"{output}/First", perm=[0, 3, 1, 2]),
+    ]
+
+
+def _enlarging_as_products(node: NodeProto, look: Lookup) -> None:
+    """Bilinear enlargement of a map of one channel as two matrix products, which all threads share."""
+    if node.op_type != "Resize" or len(node.input) != 3 or len(look.shape(node.output[0])) != 4:
+        return
+    linear = attribute(node, "mode", b"nearest") == b"linear"
+    centred = attribute(node, "coordinate_transformation_mode", b"half_pixel") == b"half_pixel"
+    factors = look.constant(node.input[2])
+    if factors is None or not linear or not centred or attribute(node, "antialias", 0):
+        return
+    _, channels, height, width = look.shape(node.input[0])
+    pictures, maps, *sides = factors.tolist()
+    if (pictures, maps, channels) != (1, 1, 1) or any(side < 1 or side % 1 for side in sides):
+        return
+    down = add_constant(look.graph, f"{node.name}.down", _bilinear(height, int(sides[0])))
+    across = add_constant(look.graph, f"{node.name}.across", _bilinear(width, int(sides[1])).T)
+    tall = f"{node.name}.tall"
     nodes = [
-        helper.make_node("Transpose", node.input[:1], [f"{name}.last"], f"{name}/Last", perm=[0, 2, 3, 1]),
-        helper.make_node("Reshape", [f"{name}.last", pairs], [f"{name}.pairs_"], f"{name}/Pairs"),
-        helper.make_node("Transpose", [f"{name}.pairs_"], [f"{name}.moved"], f"{name}/Blocks", perm=[0, 2, 1, 3]),
-        helper.make_node("Reshape", [f"{name}.moved", shape], [f"{name}.whole"], f"{name}/Whole"),
-        helper.make_node("Transpose", [f"{name}.whole"], [source], f"{name}/First", perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", inputs, node.output, name, kernel_shape=size, pads=[*(-f for f in first), *after]),
+        helper.make_node("MatMul", [down, node.input[0]], [tall], f"{node.name}/Down"),
+        helper.make_node("MatMul", [tall, across], node.output, f"{node.name}/Across"),
     ]
     replace_node(look.graph, node, nodes)
+
+
+def _bilinear(size: int, factor: int) -> NDArray[np.float32]:
+    """What each of `factor * size` samples takes of `size`, those at the borders repeated: (factor * size, size)."""
+    at = (np.arange(factor * size) + 0.5) / factor - 0.5
+    below = np.floor(at).astype(int)
+    taken = np.zeros((factor * size, size), np.float32)
+    for source, share in ((below, 1 - (at - below)), (below + 1, at - below)):
+        np.add.at(taken, (np.arange(factor * size), source.clip(0, size - 1)), share)
+    return taken
 
 
 def _normalisation_as_conv(node: NodeProto, look: Lookup) -> None:

@@ -118,14 +118,31 @@ def test_the_point_with_the_fewest_false_alarms_is_chosen_among_the_sensitive_on
     assert chosen_point(insensitive, "specific") == point
 
 
+def test_where_some_point_is_sensitive_enough_those_that_fall_just_short_are_not_compared() -> None:
+    found = np.full(GRID, 94.0)
+    found[3, 1] = 95.0
+    alarming = np.zeros(GRID)
+    alarming[3, 1] = 40.0
+    detection = Detection(polyp_frames=100, clean_frames=100, found=found, alarming=alarming, stray=np.zeros(GRID))
+    point = chosen_point(detection, "sensitive")
+    assert (point.row, point.column) == (3, 1)
+
+
 def test_no_point_leaves_out_regions_as_large_as_small_polyps() -> None:
     point = chosen_point(grids(alarming=((3, 5), 0.0)), "sensitive")
     assert point.values["min_area_share"] <= 0.001
 
 
-def test_ties_go_to_fewer_stray_regions_and_an_unreached_sensitivity_to_the_highest() -> None:
+def test_ties_go_to_the_higher_sensitivity_then_to_fewer_stray_regions_and_an_unreached_one_to_the_highest() -> None:
     point = chosen_point(grids(stray=((4, 1), 20.0)), "sensitive")
     assert (point.row, point.column) == (4, 1)
+    found = np.full(GRID, 96.0)
+    found[2, 1] = 97.0
+    stray = np.full(GRID, 5.0)
+    stray[4, 1] = 0.0
+    tied = Detection(polyp_frames=100, clean_frames=9, found=found, alarming=np.zeros(GRID), stray=stray)
+    point = chosen_point(tied, "sensitive")
+    assert (point.row, point.column) == (2, 1)
     hopeless = Detection(
         polyp_frames=10, clean_frames=10, found=np.eye(*GRID), alarming=np.eye(*GRID), stray=np.zeros(GRID)
     )

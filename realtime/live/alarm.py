@@ -50,7 +50,7 @@ class OperatingPoint:
                 raise ConfigError(f"{name} is {value:g}; it should be from 0 to 60000 milliseconds")
 
 
-SENSITIVE = OperatingPoint(name="sensitive", threshold=0.5, min_area_share=0.001, appear_ms=80, vanish_ms=400)
+SENSITIVE = OperatingPoint(name="sensitive", threshold=0.75, min_area_share=0.001, appear_ms=80, vanish_ms=400)
 """Finds more. Threshold and area are those that `benchmarks.operating_points` chose on validation data; it waits just
 longer than most false alarms of a certified device last (66 ms)."""
 SPECIFIC = OperatingPoint(name="specific", threshold=0.95, min_area_share=0.001, appear_ms=240, vanish_ms=400)

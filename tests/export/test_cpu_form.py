@@ -42,21 +42,43 @@ def operators(model: ModelProto) -> Counter[str]:
     kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     pads=st.tuples(*[st.integers(0, 3)] * 4),
     channels=st.integers(1, 6),
-    half=st.tuples(st.integers(4, 7), st.integers(4, 7)),
+    half=st.tuples(st.integers(4, 7), st.integers(4, 8)),
+    rectified=st.booleans(),
 )
-def test_a_stride_is_the_same_on_blocks_of_pixels(
-    kernel: tuple[int, int], pads: tuple[int, ...], channels: int, half: tuple[int, int]
+def test_a_stride_is_the_same_on_four_columns_at_once(
+    kernel: tuple[int, int], pads: tuple[int, ...], channels: int, half: tuple[int, int], rectified: bool
 ) -> None:
     rng = np.random.default_rng(7)
     weight = rng.normal(size=(5, channels, *kernel)).astype(np.float32)
     shape = (1, channels, 2 * half[0], 2 * half[1])
-    conv = helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv", strides=[2, 2], pads=pads)
-    model = model_of([conv], shape, TensorProto.FLOAT, w=weight, b=rng.normal(size=5).astype(np.float32))
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv", strides=[2, 2], pads=pads)]
+    if rectified:
+        nodes[0].output[0] = "made"
+        nodes.append(helper.make_node("Relu", ["made"], ["y"], "relu"))
+    model = model_of(nodes, shape, TensorProto.FLOAT, w=weight, b=rng.normal(size=5).astype(np.float32))
     x = rng.normal(size=shape).astype(np.float32)
     form = in_cpu_form(model)
     np.testing.assert_allclose(outcome(form, x), outcome(model, x), rtol=0, atol=1e-4)
     if kernel == (7, 7) and pads == (3, 3, 3, 3):
-        assert (operators(form)["Reshape"] == 2) == (channels <= 4)
+        assert (operators(form)["Reshape"] == 2) == (channels <= 4 and half[1] % 2 == 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    factors=st.tuples(st.sampled_from([1, 2, 3, 4, 1.5]), st.integers(1, 4)),
+    channels=st.integers(1, 2),
+)
+def test_one_channel_is_enlarged_the_same_by_products(
+    size: tuple[int, int], factors: tuple[float, float], channels: int
+) -> None:
+    shape = (1, channels, *size)
+    resize = helper.make_node("Resize", ["x", "", "f"], ["y"], "resize", mode="linear")
+    model = model_of([resize], shape, TensorProto.FLOAT, f=np.array([1, 1, *factors], np.float32))
+    x = np.random.default_rng(5).normal(size=shape).astype(np.float32)
+    form = in_cpu_form(model)
+    assert (operators(form)["MatMul"] == 2) == (channels == 1 and factors[0] != 1.5)
+    np.testing.assert_allclose(outcome(form, x), outcome(model, x), rtol=0, atol=1e-5)
 
 
 def picture_model() -> ModelProto:
