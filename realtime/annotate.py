@@ -1,4 +1,4 @@
-"""The main job: a video in, the same video with every polyp outlined, and a record of each frame."""
+"""The main job: a video in; out, a record of each frame, and the same video with every polyp outlined."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from polypstream.realtime.overlay import MarkerStyle, draw_markers
 from polypstream.realtime.pipeline import Pipeline
 from polypstream.realtime.records import RecordWriter
 from polypstream.realtime.segmenter import Segmenter
-from polypstream.realtime.sink import Encoding, FileSink
+from polypstream.realtime.sink import Encoding, FileSink, NullSink
 from polypstream.realtime.source import Damage, FileSource, StreamPacket
 from polypstream.realtime.stats import Percentiles, Rate, Samples
 
@@ -25,7 +25,8 @@ class AnnotateConfig:
 
     threshold: float = 0.5
     """A pixel whose probability reaches this is polyp."""
-    encoding: Encoding = field(default_factory=Encoding)
+    encoding: Encoding | None = field(default_factory=Encoding)
+    """How the video with contours is written; None for records alone."""
     style: MarkerStyle = field(default_factory=MarkerStyle)
 
     def __post_init__(self) -> None:
@@ -38,7 +39,8 @@ class Annotated:
     """What came of one video."""
 
     video: Path
-    overlay: Path
+    overlay: Path | None
+    """None where records alone were wanted."""
     records: Path
     frames: int
     frames_with_polyp: int
@@ -48,7 +50,7 @@ class Annotated:
     fps: float | None
     """Frames per second between the first and the last frame written."""
     latency: Percentiles | None
-    """From a frame's decoding to the hand-over of its marked copy to the encoder."""
+    """From a frame's decoding to the hand-over of its record and its marked copy."""
     damage: tuple[Damage, ...]
     """Stretches of the source that could not be decoded."""
     notices: tuple[str, ...]
@@ -89,10 +91,10 @@ def annotate_video(
     *,
     on_step: Callable[[Step], None] | None = None,
 ) -> Annotated:
-    """Annotate one video into `<stem>_overlay.mp4` and `<stem>_polyps.jsonl` in `folder`.
+    """Annotate one video into `<stem>_polyps.jsonl` and, unless records alone are wanted, `<stem>_overlay.mp4`.
 
-    Both have `.partial` in their names until they are complete. An interrupt or an error leaves what was done so far,
-    playable, under those names. Raises `SourceError`, `SinkError` or `BackendError`.
+    Both lie in `folder` and have `.partial` in their names until they are complete. An interrupt or an error leaves
+    what was done so far, playable, under those names. Raises `SourceError`, `SinkError` or `BackendError`.
     """
     began = monotonic()
     overlay, records = outputs_of(video, folder)
@@ -102,25 +104,26 @@ def annotate_video(
         _opencv_in_its_own_thread(),
         FileSource(video) as source,
         RecordWriter(records) as writer,
-        FileSink(overlay, source=source, encoding=config.encoding) as sink,
+        FileSink(overlay, source=source, encoding=config.encoding) if config.encoding else NullSink() as sink,
         Pipeline(source, *segmenter.in_parallel()) as pipeline,
     ):
+        info = source.info
         for item in pipeline:
             if isinstance(item, StreamPacket):
                 sink.write(item)
                 continue
-            picture = sink.prepared(item.frame)
             polyps = polyps_from_probability(
-                item.probability, threshold=config.threshold, width=picture.width, height=picture.height
+                item.probability, threshold=config.threshold, width=info.width, height=info.height
             )
-            draw_markers(picture, polyps, config.style)
-            sink.write_picture(picture)
+            if config.encoding is not None:
+                picture = sink.prepared(item.frame)
+                draw_markers(picture, polyps, config.style)
+                sink.write_picture(picture)
             writer.write(item.frame, polyps)
             latency.add(monotonic() - item.frame.captured_at)
             rate.tick()
             marked, polyps_found = marked + bool(polyps), polyps_found + len(polyps)
             if on_step is not None:
-                info = source.info
                 on_step(
                     Step(
                         frames=rate.count,
@@ -132,7 +135,7 @@ def annotate_video(
                 )
     return Annotated(
         video=video,
-        overlay=sink.path,
+        overlay=sink.path if config.encoding else None,
         records=records,
         frames=rate.count,
         frames_with_polyp=marked,
@@ -141,5 +144,5 @@ def annotate_video(
         fps=rate.fps,
         latency=latency.percentiles(),
         damage=tuple(source.damage),
-        notices=tuple(sink.notices),
+        notices=tuple(sink.notices if config.encoding else source.notices),
     )

@@ -73,6 +73,11 @@ def write_disc_clip(
     return path
 
 
+def overlay_of(result: Annotated) -> Path:
+    assert result.overlay is not None
+    return result.overlay
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_green_finder(tmp_path / "green.onnx")
@@ -111,16 +116,30 @@ def test_every_frame_is_recorded_and_the_contours_lie_on_the_polyps(tmp_path: Pa
             assert 0.5 <= polyp["mean_probability"] <= 1
 
 
+def test_records_alone_are_those_of_the_whole_job(tmp_path: Path, model: Path) -> None:
+    source = write_disc_clip(tmp_path / "clip.mp4", audio=True)
+    whole, alone = (
+        annotate_video(source, tmp_path / name, segmenter_from_onnx(model), AnnotateConfig(encoding=encoding))
+        for name, encoding in (("whole", Encoding()), ("alone", None))
+    )
+    assert [path.name for path in alone.records.parent.iterdir()] == ["clip_polyps.jsonl"]
+    assert alone.overlay is None
+    assert alone.records.read_text() == whole.records.read_text()
+    assert (alone.frames, alone.polyps) == (whole.frames, whole.polyps)
+
+
 def test_variable_rate_sound_and_b_frames_are_kept_and_the_rest_is_bit_exact(tmp_path: Path, model: Path) -> None:
     pts = np.cumsum(np.random.default_rng(3).integers(7, 90, 24)).tolist()
     source = write_disc_clip(tmp_path / "vfr.mp4", pts=pts, audio=True, options={"bf": "3", "b-pyramid": "normal"})
     types = {PictureType(frame.pict_type) for frame in decoded(source)}
     assert PictureType.B in types
     result = annotated(source, model, tmp_path / "out")
-    assert times_of(result.overlay) == times_of(source)
-    assert read_packets(result.overlay, 1) == read_packets(source, 1)
+    assert times_of(overlay_of(result)) == times_of(source)
+    assert read_packets(overlay_of(result), 1) == read_packets(source, 1)
     changed = 0
-    for before, after, record in zip(decoded(source), decoded(result.overlay), records_of(result.records), strict=True):
+    for before, after, record in zip(
+        decoded(source), decoded(overlay_of(result)), records_of(result.records), strict=True
+    ):
         coverages = marker_coverage(before, polyps_in(record), LOSSLESS.style)
         planes = zip(plane_bytes(before), plane_bytes(after), coverages, strict=True)
         for original, drawn, coverage in planes:
@@ -145,9 +164,9 @@ def test_unusual_pictures_are_annotated(tmp_path: Path, model: Path, changes: di
     source = make_clip(tmp_path / f"odd{suffix}", frames=5, **changes)
     result = annotated(source, model, tmp_path / "out", AnnotateConfig())
     assert result.frames == 5
-    before, after = decoded(source)[0], decoded(result.overlay)[0]
+    before, after = decoded(source)[0], decoded(overlay_of(result))[0]
     assert (before.width, before.height, before.rotation) == (after.width, after.height, after.rotation)
-    assert times_of(result.overlay) == times_of(source)
+    assert times_of(overlay_of(result)) == times_of(source)
 
 
 def test_a_damaged_stretch_is_reported_and_the_rest_annotated(tmp_path: Path, model: Path) -> None:
@@ -159,7 +178,7 @@ def test_a_damaged_stretch_is_reported_and_the_rest_annotated(tmp_path: Path, mo
     result = annotated(path, model, tmp_path / "out")
     assert result.damage
     assert 30 <= result.frames <= 60
-    assert len(records_of(result.records)) == result.frames == len(decoded(result.overlay))
+    assert len(records_of(result.records)) == result.frames == len(decoded(overlay_of(result)))
 
 
 def test_a_network_that_answers_nan_draws_nothing_and_leaves_no_final_file(tmp_path: Path) -> None:

@@ -70,6 +70,14 @@ def test_two_videos_give_four_files_and_a_table(tmp_path: Path, run: Run, out: P
     assert "12" in ran.out
 
 
+def test_records_only_writes_no_video(tmp_path: Path, run: Run, out: Path) -> None:
+    ran = run(make_clip(tmp_path / "a.mp4"), "--records-only")
+    assert ran.code == 0, ran.err
+    assert [path.name for path in out.iterdir()] == ["a_polyps.jsonl"]
+    assert "overlays" not in ran.out
+    assert "records are in" in ran.out
+
+
 def test_json_is_for_machines(tmp_path: Path, run: Run, out: Path) -> None:
     ran = run(make_clip(tmp_path / "a.mp4"), tmp_path / "absent.mp4", "--json")
     summary = json.loads(ran.out)

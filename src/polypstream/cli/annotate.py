@@ -42,6 +42,9 @@ def annotate(
     ] = None,
     codec: Annotated[str, typer.Option(help="h264, hevc, ffv1, or any FFmpeg video encoder.")] = "h264",
     quality: Annotated[str, typer.Option(help="CRF, lower is better, or 'lossless'.")] = "18",
+    records_only: Annotated[
+        bool, typer.Option("--records-only", help="Write no video, only the line per frame: faster, and small.")
+    ] = False,
     demo: Annotated[
         bool, typer.Option("--demo", help="Make a synthetic clip in the output folder and annotate it.")
     ] = False,
@@ -62,7 +65,7 @@ def annotate(
     segmenter = opened(model, backend)
     config = AnnotateConfig(
         threshold=segmenter.contract.threshold if threshold is None else threshold,
-        encoding=Encoding(codec=codec, quality=_quality(quality)),
+        encoding=None if records_only else Encoding(codec=codec, quality=_quality(quality)),
     )
     if demo:
         videos.insert(0, _make_demo(output))
@@ -158,7 +161,8 @@ def _print_summary(done: "list[job.Annotated]", folder: Path) -> None:
     for row in done:
         for remark in (*row.notices, *map(_stretch, row.damage)):
             console.print(f"[yellow]{escape(row.video.name)}:[/yellow] {escape(remark)}", soft_wrap=True)
-    console.print(f"overlays and records are in {escape(str(folder))}", soft_wrap=True, highlight=False)
+    written = "overlays and records" if any(row.overlay for row in done) else "records"
+    console.print(f"{written} are in {escape(str(folder))}", soft_wrap=True, highlight=False)
 
 
 def _stretch(damage: "Damage") -> str:
