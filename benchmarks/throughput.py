@@ -41,10 +41,10 @@ def bare_fps(segmenter: Segmenter, pictures: list[Rgb]) -> float:
     return len(pictures) / (perf_counter() - began)
 
 
-def annotate_fps(video: Path, segmenter: Segmenter) -> float:
+def annotate_fps(video: Path, segmenter: Segmenter, encoding: Encoding | None) -> float:
     """Frames per second of the whole job, between the first and the last frame written."""
     with tempfile.TemporaryDirectory() as folder:
-        fps = annotate_video(video, Path(folder), segmenter, AnnotateConfig()).fps
+        fps = annotate_video(video, Path(folder), segmenter, AnnotateConfig(encoding=encoding)).fps
     if fps is None:
         raise SystemExit(f"{video} has fewer than two frames; give a longer clip")
     return fps
@@ -111,9 +111,10 @@ def measure(video: Path, model: Path, plain: Path | None, *, backend: str, repea
     rounds: list[dict[str, float | None]] = []
     before = bare_fps(segmenter, pictures)
     for _ in range(repeats):
-        whole = annotate_fps(video, segmenter)
+        whole = annotate_fps(video, segmenter, Encoding())
         after = bare_fps(segmenter, pictures)
         fps = {"bare": (before + after) / 2, "annotate": whole}
+        fps["records_only"] = annotate_fps(video, segmenter, None)
         fps["opencv_loop"] = opencv_loop_fps(video, segmenter)
         supervised = supervision_fps(video, segmenter)
         if supervised is not None:
@@ -142,6 +143,7 @@ def measure(video: Path, model: Path, plain: Path | None, *, backend: str, repea
 def _ratios(fps: dict[str, float]) -> dict[str, float]:
     ratios = {
         "annotate / bare": fps["annotate"] / fps["bare"],
+        "records_only / bare": fps["records_only"] / fps["bare"],
         "annotate / opencv_loop": fps["annotate"] / fps["opencv_loop"],
     }
     if "supervision" in fps:
