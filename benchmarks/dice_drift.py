@@ -81,6 +81,8 @@ def compare(samples: list[Sample], reference: Predict, run: Segmenter, threshold
         "mean": interval.mean,
         "low": interval.low,
         "high": interval.high,
+        "mean_without_largest": float(np.delete(drifts, np.argmax(sizes)).mean()),
+        "median_absolute": float(np.median(sizes)),
         "mean_absolute": float(sizes.mean()),
         "p95": float(np.percentile(sizes, 95)),
         "p99": float(np.percentile(sizes, 99)),
