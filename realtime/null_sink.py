@@ -46,7 +46,7 @@ class Sink(Protocol):
 
 
 class NullSink:
-    """Takes everything and keeps nothing: for measuring all but the encoder."""
+    """Takes everything and keeps nothing: for records alone, and for measuring all but the encoder."""
 
     def __init__(self) -> None:
         self.path = Path(os.devnull)

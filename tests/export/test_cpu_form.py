@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -45,6 +45,10 @@ def operators(model: ModelProto) -> Counter[str]:
     half=st.tuples(st.integers(4, 7), st.integers(4, 8)),
     rectified=st.booleans(),
 )
+@example(kernel=(7, 7), pads=(2, 2, 3, 3), channels=3, half=(4, 6), rectified=True)
+@example(kernel=(7, 7), pads=(2, 2, 3, 3), channels=3, half=(4, 6), rectified=False)
+@example(kernel=(7, 7), pads=(2, 2, 3, 3), channels=5, half=(4, 6), rectified=True)
+@example(kernel=(7, 7), pads=(2, 2, 3, 3), channels=3, half=(4, 5), rectified=True)
 def test_a_stride_is_the_same_on_four_columns_at_once(
     kernel: tuple[int, int], pads: tuple[int, ...], channels: int, half: tuple[int, int], rectified: bool
 ) -> None:
@@ -59,7 +63,10 @@ def test_a_stride_is_the_same_on_four_columns_at_once(
     x = rng.normal(size=shape).astype(np.float32)
     form = in_cpu_form(model)
     np.testing.assert_allclose(outcome(form, x), outcome(model, x), rtol=0, atol=1e-4)
-    if kernel == (7, 7) and pads == (3, 3, 3, 3):
+    if rectified:
+        made = {name: node.op_type for node in form.graph.node for name in node.output}
+        assert [made[node.input[0]] for node in form.graph.node if node.op_type == "Relu"] == ["Conv"]
+    if kernel == (7, 7) and pads == (2, 2, 3, 3):  # as the network begins
         assert (operators(form)["Reshape"] == 2) == (channels <= 4 and half[1] % 2 == 0)
 
 
