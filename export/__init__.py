@@ -1,1 +1,5 @@
-"""Export: from a Keras model to ONNX, in float32, half precision or 8 bits."""
+"""Export of a Keras model to ONNX in float32, FP16 or INT8. Calling the module calls `polypstream.api.export`."""
+
+from polypstream.callable_module import make_callable
+
+make_callable(__name__)

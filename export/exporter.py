@@ -1,4 +1,4 @@
-"""The export itself: from a Keras file to a verified ONNX file, which appears under its name only when it is right."""
+"""Export pipeline: converts a Keras file to an ONNX file, which appears under its name only after verification."""
 
 import hashlib
 import os
@@ -13,63 +13,77 @@ import onnx
 
 from polypstream import __version__
 from polypstream.contract import ModelContract
-from polypstream.errors import ModelError, SinkError
-from polypstream.export.calibration import calibration_pictures
+from polypstream.errors import ModelError, OutputError
 from polypstream.export.config import ExportConfig
-from polypstream.export.cost import gmac
-from polypstream.export.graph import operator_counts
-from polypstream.export.network import float32_network, network_from_file
-from polypstream.export.onnx_from_keras import onnx_from_keras
-from polypstream.export.optimise import optimised
-from polypstream.export.precision import PrecisionLoss, narrowed
-from polypstream.export.session import Pictures, frame_ms
-from polypstream.export.verify import TOLERANCE, Verification, verification_pictures, verify_against_keras
+from polypstream.export.graph import Images, frame_ms, gmac
+from polypstream.export.int8.calibration import calibration_images
+from polypstream.export.keras import divide_logits, float32_network, network_from_file, onnx_from_keras
+from polypstream.export.precision import PrecisionLoss, reduce_precision
+from polypstream.export.rewrites.cleanup import operator_counts
+from polypstream.export.rewrites.optimize import optimize
+from polypstream.export.verify import Verification, verification_images, verify_against_keras
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What an export came to."""
+    """Result of an export."""
 
     output: Path
     contract: ModelContract
     operators: dict[str, int]
     """Nodes of each operator, most frequent first."""
     parameters: int
-    """Parameters of the Keras network; the file holds fewer, as normalisations are folded."""
+    """Parameters of the Keras network; the file contains fewer because normalizations are folded."""
     size_bytes: int
     verification: Verification
-    """Of the float32 graph that the file holds, or was made from."""
+    """Verification of the float32 graph that the file contains, or from which it was quantized."""
     loss: PrecisionLoss | None
-    """What a narrower precision changes; None for fp32."""
+    """Effect of the reduced precision; None for fp32."""
     gmac_before: float
-    """Thousand million multiply-accumulates of the graph as Keras has it, for one frame."""
+    """Multiply-accumulates per frame of the unoptimized graph, in billions."""
     gmac: float
-    """Of the file."""
+    """Multiply-accumulates per frame of the exported file, in billions."""
     frame_ms_before: float
-    """Milliseconds that the graph as Keras has it takes for a frame here, in ONNX Runtime."""
+    """Milliseconds per frame of the unoptimized graph in ONNX Runtime on this machine."""
     frame_ms: float
-    """Of the file."""
+    """Milliseconds per frame of the exported file."""
     seconds: float
 
 
 def export_model(config: ExportConfig) -> ExportReport:
-    """Export one model and verify the file before it gets its name.
+    """Export one model and verify the file before it appears under its name.
 
-    Raises `ModelError` where the Keras file is no network of ours or the float32 graph differs from it by more than
-    1e-5, `ConfigError` where the size does not fit, `DatasetError` where the pictures to fit a precision to cannot be
-    read, `SinkError` where the output cannot be written.
+    Args:
+        config: Settings of the export.
+
+    Returns:
+        The contract, cost, verification and speed of the exported file.
+
+    Raises:
+        ModelError: The Keras file is not a polyp segmentation network, or the float32 graph differs from it by more
+            than 1e-5.
+        ConfigError: The input size does not fit the network.
+        DatasetError: The calibration images cannot be read.
+        OutputError: The output cannot be written.
     """
     began = time.monotonic()
     with _appearing_when_done(config.output) as unfinished:
         network = float32_network(network_from_file(config.model), height=config.height, width=config.width)
+        divide_logits(network, config.temperature)
         contract = _contract(config, network)
-        pictures = _pictures(config, contract)
+        images = _images(config, contract)
         plain = onnx_from_keras(network)
-        model = plain if config.rewriting == "plain" else optimised(plain)
+        model = plain if config.rewriting == "plain" else optimize(plain)
         _write(model, contract, unfinished)
         verification, loss = _verified(unfinished, network, contract), None
-        if pictures is not None:
-            model, loss = narrowed(model, pictures, precision=config.precision, engine=config.engine)
+        if images is not None:
+            model, loss = reduce_precision(
+                model,
+                images,
+                precision=config.precision,
+                engine=config.engine,
+                threshold=contract.threshold,
+            )
             _write(model, contract, unfinished)
         times = frame_ms({"before": plain, "after": model})
         size_bytes = unfinished.stat().st_size
@@ -90,14 +104,14 @@ def export_model(config: ExportConfig) -> ExportReport:
 
 
 def describe(model: onnx.ModelProto, contract: ModelContract) -> None:
-    """Write the contract and the origin into the model, in place of whatever the tools had written there."""
+    """Write the contract and the producer into the model, replacing what the conversion tools wrote."""
     model.producer_name, model.producer_version = "polypstream", __version__
     model.doc_string = (
         f"{contract.name} {contract.version}: polyp segmentation. "
-        f"Input: uint8 {contract.colour_order} (1, {contract.height}, {contract.width}, 3). "
+        f"Input: uint8 {contract.color_order} (1, {contract.height}, {contract.width}, 3). "
         f"Output: float32 probability (1, {contract.height}, {contract.width}, 1), "
         f"polyp where it reaches {contract.threshold:g}. "
-        f"Training data: {contract.training_data}. Licence: {contract.licence}. "
+        f"Training data: {contract.training_data}. License: {contract.license}. "
         "Research software, not a medical device."
     )
     model.graph.name = contract.name
@@ -113,17 +127,21 @@ def _contract(config: ExportConfig, network: keras.Model) -> ModelContract:
         height=height,
         width=width,
         threshold=config.threshold,
+        operating_points=config.operating_points,
         training_data=config.training_data,
-        licence=config.licence,
+        license=config.license,
+        crop=config.crop,
         precision=config.precision,
     )
 
 
-def _pictures(config: ExportConfig, contract: ModelContract) -> Pictures | None:
-    """What the precision is fitted to; None for fp32."""
+def _images(config: ExportConfig, contract: ModelContract) -> Images | None:
+    """Calibration images; None for fp32."""
     if config.precision == "fp32":
         return None
-    return calibration_pictures(config.calibration, splits=config.splits, height=contract.height, width=contract.width)
+    return calibration_images(
+        config.calibration, splits=config.splits, height=contract.height, width=contract.width, crop=contract.crop
+    )
 
 
 def _write(model: onnx.ModelProto, contract: ModelContract, path: Path) -> None:
@@ -132,29 +150,30 @@ def _write(model: onnx.ModelProto, contract: ModelContract, path: Path) -> None:
 
 
 def _verified(path: Path, network: keras.Model, contract: ModelContract) -> Verification:
-    verification = verify_against_keras(path, network, verification_pictures(contract.height, contract.width))
+    verification = verify_against_keras(path, network, verification_images(contract.height, contract.width))
     if not verification.passed:
         raise ModelError(
             f"the exported file differs from Keras by {verification.largest_difference:.2g}, more than the "
-            f"{TOLERANCE:g} allowed, so nothing was written; look for huge weights, or report it with the model"
+            f"{verification.allowed_difference:.2g} allowed, so nothing was written; check for huge weights, or "
+            "report a bug"
         )
     return verification
 
 
 @contextmanager
 def _appearing_when_done(output: Path) -> Iterator[Path]:
-    """A temporary file beside `output` that takes its place at the end, or vanishes with an error."""
+    """Yield a temporary path next to `output`; rename it to `output` on success, delete it on an error."""
     unfinished = output.with_name(f".{output.stem}-{os.getpid()}.onnx")
     try:
         unfinished.touch()
     except OSError as error:
-        raise SinkError(
-            f"{output} cannot be written ({error.strerror}); give --output in a folder you can write to"
+        raise OutputError(
+            f"{output} cannot be written ({error.strerror}); choose an --output folder with write permission"
         ) from error
     try:
         yield unfinished
         unfinished.replace(output)
     except OSError as error:
-        raise SinkError(f"{output} cannot be written ({error.strerror}); give another --output") from error
+        raise OutputError(f"{output} cannot be written ({error.strerror}); choose another --output") from error
     finally:
         unfinished.unlink(missing_ok=True)

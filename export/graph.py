@@ -1,209 +1,196 @@
-"""Exact rewrites of an ONNX graph: what a tracer leaves untidy, said in the fewest standard nodes.
+"""ONNX graphs: lookups, node replacement, cost in multiply-accumulates, and execution in ONNX Runtime."""
 
-Each pass changes the graph in place and computes the same function up to rounding. Feature maps are NCHW.
-"""
-
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxslim
+import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-IR_VERSION = 8
-"""The file format of opset 17's time; a newer one is refused by ONNX Runtime 1.20, which the package still allows."""
+from polypstream.errors import ModelError
+from polypstream.export.rewrites.cleanup import drop_unused
+from polypstream.onnxruntime_options import session_options
 
-_INPUT_ROLES: Mapping[str, Sequence[str]] = {
-    "Conv": ("", "weight", "bias"),
-    "BatchNormalization": ("", "scale", "bias", "mean", "variance"),
-    "Resize": ("", "roi", "scales", "sizes"),
-}
+Array = NDArray[Any]
 
 
-def cleaned(model: ModelProto, *, layers: Iterable[str]) -> ModelProto:
-    """The same function with constants folded, normalisations folded or merged, and nodes named after Keras `layers`.
+class Lookup:
+    """Index of a graph: which node produces a tensor, which nodes use it, its shape, and its value if constant."""
 
-    Raises `onnx.checker.ValidationError` where the result is no valid model: a bug, not a matter of the input.
-    """
-    model = onnxslim.slim(model)
-    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    merge_affine(model)
-    simplify_resize(model)
-    transpose_output(model.graph)
-    name_after_layers(model.graph, layers)
-    drop_unused(model)
-    del model.graph.value_info[:]
-    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    model.ir_version = IR_VERSION
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    def __init__(self, graph: GraphProto) -> None:
+        self.graph = graph
+        self._weights = {weight.name: weight for weight in graph.initializer}
+        self._producers = {name: node for node in graph.node for name in node.output}
+        self._users: dict[str, list[NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self._users.setdefault(name, []).append(node)
+        self._outputs = {value.name for value in graph.output}
+        values = (*graph.input, *graph.value_info, *graph.output)
+        self._shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in values}
 
+    def producer(self, name: str) -> NodeProto | None:
+        """Return the node that produces a tensor; None for an input or a constant."""
+        return self._producers.get(name)
 
-def operator_counts(model: ModelProto) -> dict[str, int]:
-    """How many nodes of each operator there are, most frequent first."""
-    return dict(Counter(node.op_type for node in model.graph.node).most_common())
+    def users(self, name: str) -> Sequence[NodeProto]:
+        """Return the nodes that use a tensor, one entry per use."""
+        return self._users.get(name, [])
 
+    def sole_user(self, name: str) -> NodeProto | None:
+        """Return the only node that uses a tensor; None if there are several or the tensor is a graph output."""
+        users = self.users(name)
+        return users[0] if len(users) == 1 and name not in self._outputs else None
 
-def merge_affine(model: ModelProto) -> None:
-    """Turn each per-channel multiplication followed by an addition into one BatchNormalization.
+    def is_inner(self, name: str) -> bool:
+        """Return whether the tensor is not an output of the graph."""
+        return name not in self._outputs
 
-    That is what these are: normalisations that precede their convolution, and so cannot be folded into it (its zero
-    padding comes in between). One node is one pass over memory instead of two, and engines fuse it with the ReLU.
-    """
-    graph = model.graph
-    constants, channels, users = _constants(graph), _channels(graph), _users(graph)
-    outputs = {value.name for value in graph.output}
-    for first in [node for node in graph.node if node.op_type == "Mul"]:
-        followers = users.get(first.output[0], [])
-        if len(followers) != 1 or followers[0].op_type != "Add" or first.output[0] in outputs:
-            continue
-        second = followers[0]
-        count = channels.get(first.output[0], 0)
-        scale, shift = (_per_channel(node, constants, count) for node in (first, second))
-        if scale is None or shift is None:
-            continue
-        data = next(name for name in first.input if name not in constants)
-        merged = _normalisation(data, second.output[0], name=second.name, scale=scale, shift=shift, graph=graph)
-        second.CopyFrom(merged)
-        graph.node.remove(first)
+    def is_constant(self, name: str) -> bool:
+        """Return whether the tensor is stored in the file."""
+        return name in self._weights
 
+    def constant(self, name: str) -> Array | None:
+        """Return the value of a constant; None if the tensor is not constant or the name is empty."""
+        weight = self._weights.get(name)
+        return None if weight is None else numpy_helper.to_array(weight)
 
-def simplify_resize(model: ModelProto) -> None:
-    """Say nearest upsampling by whole factors in the form every runtime has a fast path for: asymmetric, floor."""
-    graph = model.graph
-    constants = _constants(graph)
-    for node in graph.node:
-        if node.op_type != "Resize" or len(node.input) != 3 or node.input[2] not in constants:
-            continue
-        scales = constants[node.input[2]]
-        if (
-            _attribute(node, "mode", b"nearest") != b"nearest"
-            or np.any(scales < 1)
-            or np.any(scales != np.round(scales))
-        ):
-            continue
-        data, output, name, factors = node.input[0], node.output[0], node.name, node.input[2]
-        node.CopyFrom(
-            helper.make_node(
-                "Resize",
-                [data, "", factors],
-                [output],
-                name=name,
-                mode="nearest",
-                coordinate_transformation_mode="asymmetric",
-                nearest_mode="floor",
-            )
-        )
+    def value(self, name: str) -> Array:
+        """Return the value of a constant; raises `KeyError` if the tensor is not constant."""
+        return numpy_helper.to_array(self._weights[name])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the static shape of a tensor, constants included; () if it is unknown."""
+        weight = self._weights.get(name)
+        return self._shapes.get(name, ()) if weight is None else tuple(weight.dims)
 
 
-def transpose_output(graph: GraphProto) -> None:
-    """Write the last step, from (n, 1, h, w) to (n, h, w, 1), as a Transpose: a Reshape holds for one size only."""
-    shapes, producers = _shapes(graph), {node.output[0]: node for node in graph.node}
-    for value in graph.output:
-        node = producers.get(value.name)
-        if node is None or node.op_type != "Reshape":
-            continue
-        taken = shapes.get(node.input[0], ())
-        if len(taken) == 4 and taken[1] == 1 and shapes[value.name] == (taken[0], taken[2], taken[3], 1):
-            transpose = helper.make_node("Transpose", node.input[:1], [value.name], name=node.name, perm=[0, 2, 3, 1])
-            node.CopyFrom(transpose)
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:  # noqa: ANN401 - any ONNX attribute
+    """Return the value of a node's attribute; repeated values as a list."""
+    found = next((item for item in node.attribute if item.name == name), None)
+    return default if found is None else helper.get_attribute_value(found)
 
 
-def name_after_layers(graph: GraphProto, layers: Iterable[str]) -> None:
-    """Name every node, tensor and weight after its Keras layer, as `encoder2_conv1/Conv`; the same each time."""
-    known, taken, renamed = frozenset(layers), Counter[str](), {}
-    fixed = {value.name for value in (*graph.input, *graph.output)}
-    weights = {weight.name for weight in graph.initializer}
-    for node in graph.node:
-        layer = _layer_of(node, known, weights)
-        name = f"{layer}/{node.op_type}" if layer else node.op_type
-        taken[name] += 1
-        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
-        roles = _INPUT_ROLES.get(node.op_type, ())
-        for index, used in enumerate(node.input):
-            if used in weights and used not in renamed:
-                renamed[used] = f"{node.name}.{roles[index] if index < len(roles) else f'input{index}'}"
-        for index, made in enumerate(node.output):
-            if made not in fixed:
-                renamed[made] = node.name if index == 0 else f"{node.name}.output{index}"
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
-    for weight in graph.initializer:
-        weight.name = renamed.get(weight.name, weight.name)
+def add_constant(graph: GraphProto, name: str, value: Array) -> str:
+    """Store a constant under a name that is not yet in use, and return that name."""
+    taken = {weight.name for weight in graph.initializer}
+    unique = name
+    while unique in taken:
+        unique += "_"
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), unique))
+    return unique
 
 
-def drop_unused(model: ModelProto) -> None:
-    """Remove constants that no node takes any more, and operator sets that no node is of."""
-    graph = model.graph
-    used = {name for node in graph.node for name in node.input}
-    kept = [weight for weight in graph.initializer if weight.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    domains = {node.domain for node in graph.node}
-    versions = [version for version in model.opset_import if version.domain in domains]
-    del model.opset_import[:]
-    model.opset_import.extend(versions)
+def replace_node(graph: GraphProto, old: NodeProto, new: Sequence[NodeProto]) -> None:
+    """Replace one node by a sequence of nodes."""
+    position = next(index for index, node in enumerate(graph.node) if node is old or node == old)
+    nodes = [*graph.node[:position], *new, *graph.node[position + 1 :]]
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
-def _normalisation(
-    data: str, output: str, *, name: str, scale: NDArray[np.float32], shift: NDArray[np.float32], graph: GraphProto
-) -> NodeProto:
-    values = {"scale": scale, "bias": shift, "mean": np.zeros_like(scale), "variance": np.ones_like(scale)}
-    graph.initializer.extend(numpy_helper.from_array(array, f"{output}.{role}") for role, array in values.items())
-    inputs = [data, *(f"{output}.{role}" for role in values)]
-    return helper.make_node("BatchNormalization", inputs, [output], name=name, epsilon=0.0)
+def with_shapes(model: ModelProto) -> ModelProto:
+    """Return a copy of the model with the inferred shape of every tensor."""
+    copy = ModelProto.FromString(model.SerializeToString())
+    del copy.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(copy, strict_mode=True)
 
 
-def _per_channel(
-    node: NodeProto, constants: Mapping[str, NDArray[np.float32]], count: int
-) -> NDArray[np.float32] | None:
-    """The constant operand of a per-channel operation on `count` channels, flat; None where it is something else."""
-    operands = [constants[name] for name in node.input if name in constants]
-    if count < 1 or len(operands) != 1 or operands[0].shape not in ((1, count, 1, 1), (count, 1, 1)):
-        return None
-    return operands[0].reshape(count)
+def without_unused(model: ModelProto) -> ModelProto:
+    """Return a copy without unused nodes and constants, with shapes inferred again."""
+    copy = ModelProto.FromString(model.SerializeToString())
+    _drop_dead_nodes(copy.graph)
+    drop_unused(copy)
+    return with_shapes(copy)
 
 
-def _layer_of(node: NodeProto, layers: frozenset[str], weights: set[str]) -> str | None:
-    """The Keras layer in the path of a node's output, its name, or a weight it takes."""
-    for text in (*node.output, node.name, *(name for name in node.input if name in weights)):
-        for part in _path(text):
-            if part in layers:
-                return part
-    return None
+def _drop_dead_nodes(graph: GraphProto) -> None:
+    """Remove the nodes whose results are not used."""
+    wanted = {value.name for value in graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.insert(0, NodeProto.FromString(node.SerializeToString()))
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
-def _path(text: str) -> Iterator[str]:
-    """The parts of a scope path, innermost last; TensorFlow numbers a scope used again, so without the number first."""
-    for part in text.split("/"):
-        yield re.sub(r"_\d+$", "", part)
-        yield part
+def gmac(model: ModelProto) -> float:
+    """Return the multiply-accumulates of the convolutions and matrix products of one run, in billions."""
+    look = Lookup(with_shapes(model).graph)
+    return sum(macs(node, look) for node in look.graph.node) / 1e9
 
 
-def _attribute(node: NodeProto, name: str, default: bytes) -> bytes:
-    return next((attribute.s for attribute in node.attribute if attribute.name == name), default)
+def macs(node: NodeProto, look: Lookup) -> int:
+    """Return the multiply-accumulates of one node; 0 unless it is a convolution or a matrix product."""
+    if node.op_type == "Conv":  # weights (out, in / group, rows, columns), applied once per output pixel
+        return int(np.prod(look.shape(node.input[1])) * np.prod(look.shape(node.output[0])[2:]))
+    if node.op_type == "ConvTranspose":  # weights (in, out / group, rows, columns), applied once per input pixel
+        return int(np.prod(look.shape(node.input[1])) * np.prod(look.shape(node.input[0])[2:]))
+    if node.op_type == "MatMul":
+        return int(np.prod(look.shape(node.output[0])) * look.shape(node.input[0])[-1])
+    if node.op_type == "Gemm":
+        inner = look.shape(node.input[0])[0 if attribute(node, "transA", 0) else 1]
+        return int(np.prod(look.shape(node.output[0])) * inner)
+    return 0
 
 
-def _constants(graph: GraphProto) -> dict[str, NDArray[np.float32]]:
-    return {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+Images = NDArray[np.uint8]
+"""uint8 RGB (n, height, width, 3), of the model's size."""
 
 
-def _users(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    users: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    return users
+def session_of(model: ModelProto) -> ort.InferenceSession:
+    """Open a CPU session with logging turned down; raises `ModelError` if ONNX Runtime rejects the model."""
+    try:
+        return ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exceptions share no base class
+        raise ModelError(f"ONNX Runtime rejects the model ({str(error).splitlines()[0]}); export it again") from None
 
 
-def _shapes(graph: GraphProto) -> dict[str, tuple[int, ...]]:
-    values = (*graph.input, *graph.value_info, *graph.output)
-    return {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in values}
+def probabilities(model: ModelProto, images: Images) -> NDArray[np.float32]:
+    """Run the model on each image; returns probabilities, float32 (n, height, width) in [0, 1]."""
+    session = session_of(model)
+    name = session.get_inputs()[0].name
+    outputs = [session.run(None, {name: image})[0] for image in images[:, np.newaxis]]
+    return np.concatenate(outputs).astype(np.float32)[..., 0]
 
 
-def _channels(graph: GraphProto) -> dict[str, int]:
-    return {name: shape[1] for name, shape in _shapes(graph).items() if len(shape) == 4}
+def observed(model: ModelProto, images: Images, *, tensors: Collection[str]) -> Iterator[Mapping[str, Array]]:
+    """Yield the values of the named tensors for each image; the tensors must exist in the model."""
+    session = session_of(_with_outputs(model, tensors))
+    taken, names = session.get_inputs()[0].name, list(tensors)
+    for image in images[:, np.newaxis]:
+        yield dict(zip(names, session.run(names, {taken: image}), strict=True))
+
+
+def float_tensors(model: ModelProto) -> list[str]:
+    """Return the names of the float32 tensors that nodes produce, in graph order; shapes must be known."""
+    values = (*model.graph.value_info, *model.graph.output)
+    floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return [name for node in model.graph.node for name in node.output if name in floats]
+
+
+def frame_ms(models: Mapping[str, ModelProto], *, rounds: int = 7) -> dict[str, float]:
+    """Measure the milliseconds per frame of each model: the median over rounds that alternate between the models."""
+    sessions = {name: session_of(model) for name, model in models.items()}
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds + 1):
+        for name, session in sessions.items():
+            image = session.get_inputs()[0]
+            frame = {image.name: np.full(image.shape, 96, np.uint8)}
+            began = time.perf_counter()
+            session.run(None, frame)
+            taken[name].append(1e3 * (time.perf_counter() - began))
+    return {name: float(np.median(times[1:])) for name, times in taken.items()}
+
+
+def _with_outputs(model: ModelProto, tensors: Collection[str]) -> ModelProto:
+    copy: ModelProto = ModelProto.FromString(model.SerializeToString())
+    present = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors if name not in present)
+    return copy

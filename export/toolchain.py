@@ -1,4 +1,4 @@
-"""The third-party tools of the export stage: loads them on TensorFlow and keeps their chatter off the terminal."""
+"""Third-party export tools: loads them with Keras on TensorFlow and silences their log output."""
 
 import importlib
 import logging
@@ -14,10 +14,13 @@ TOOLS = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxslim")
 
 
 def load_toolchain() -> None:
-    """Import the tools with Keras on TensorFlow, the one backend that tf2onnx can trace.
+    """Import the tools with Keras on TensorFlow, the only backend that tf2onnx can trace.
 
-    Sets the environment variable KERAS_BACKEND of this process, and nothing else: Keras reads its backend from there.
-    Raises `MissingExtraError` where a tool is not installed, `ConfigError` where Keras already runs on another backend.
+    Sets the environment variable KERAS_BACKEND of this process, from which Keras reads its backend.
+
+    Raises:
+        MissingExtraError: A tool is not installed.
+        ConfigError: Keras is already running on another backend.
     """
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -30,16 +33,16 @@ def load_toolchain() -> None:
     backend = importlib.import_module("keras").backend.backend()
     if backend != "tensorflow":
         raise ConfigError(
-            f"Keras runs on {backend} here, export needs it on tensorflow; export in a process of its own"
+            f"Keras runs on {backend} in this process, but export needs tensorflow; run the export in a new process"
         )
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def quiet_native_logs() -> Iterator[None]:
-    """Hold back what is written to standard error, which TensorFlow's C++ side uses whatever its log level.
+    """Capture standard error, to which TensorFlow's C++ code writes regardless of its log level.
 
-    An error that was not raised on purpose brings the held-back text out again: it may say why.
+    The captured text is printed if an unexpected exception occurs, as it may contain the reason.
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held_back:
@@ -49,7 +52,7 @@ def quiet_native_logs() -> Iterator[None]:
             yield
         except PolypstreamError:
             raise
-        except Exception:
+        except Exception:  # of any tool; raised again after the captured text
             held_back.seek(0)
             os.write(terminal, held_back.read())
             raise

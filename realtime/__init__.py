@@ -1,1 +1,1 @@
-"""The path a picture takes: capture, inference, markers, output."""
+"""Realtime processing: video input, inference, outlines, output."""

@@ -1,1 +1,5 @@
-"""Training: from data folders to a Keras model."""
+"""Training of a Keras model from data folders. Calling the module calls `polypstream.api.train`."""
+
+from polypstream.callable_module import make_callable
+
+make_callable(__name__)

@@ -1,41 +1,43 @@
-"""Paired augmentation of one image and its mask, deterministic in the random generator given.
+"""Paired augmentation of one image and its mask, deterministic for a given random generator.
 
-Images are uint8 RGB (H, W, 3), masks uint8 0 or 1 (H, W). Geometry moves both; colour, blur, noise, glare and
+Images are uint8 RGB (H, W, 3), masks uint8 0 or 1 (H, W). Geometry moves both; color, blur, noise, glare and
 compression touch the image alone.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from polypstream.errors import ConfigError
+from polypstream.train.negatives import without_polyp
+from polypstream.train.style import Style, restyled
 
 Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How far each change may go. Zero everywhere leaves the pair as it is."""
+    """Strength or probability of each change; zero disables it."""
 
     flip: float = 0.5
     """Probability of each of a horizontal and a vertical flip."""
     quarter_turn: float = 0.5
-    """Probability of a turn by a random multiple of 90 degrees (square images only)."""
+    """Probability of a rotation by a random multiple of 90 degrees (square images only)."""
     rotation_deg: float = 30.0
     scale: float = 0.35
-    """Zoom by a factor up to (1 + scale) either way."""
+    """Zoom in or out by a factor of up to (1 + scale)."""
     aspect: float = 0.1
     shift: float = 0.12
-    """Translation, as a share of the side."""
+    """Largest translation, as a fraction of the side."""
     brightness: float = 0.25
     contrast: float = 0.25
     saturation: float = 0.3
     hue_deg: float = 10.0
     white_balance: float = 0.1
-    """Gain of each colour channel, either way."""
+    """Largest relative change of the gain of each color channel."""
     gamma: float = 0.25
     blur: float = 0.15
     """Probability of a defocus or motion blur."""
@@ -43,14 +45,18 @@ class Augmentation:
     glare: float = 0.15
     compression: float = 0.2
     border: float = 0.15
-    """Probability of a black octagon or circle around the picture, as endoscopes draw it."""
+    """Probability of a black octagon or circle around the image, as endoscopes draw it."""
     clean: float = 0.1
-    """Probability of zooming in on a part of the picture without a polyp, where there is one."""
+    """Probability of zooming in on a polyp-free region, if there is one."""
+    covered: float = 0.0
+    """Probability of covering a sufficiently small polyp with mucosa from elsewhere in the image."""
+    style: Style = field(default_factory=Style)
+    """Changes that imitate other hospitals and video."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"augmentation {name} is {value}; it must be a number that is not negative")
+        for name, value in {**vars(self), **vars(self.style)}.items():
+            if not isinstance(value, Style) and not 0 <= value < math.inf:
+                raise ConfigError(f"augmentation {name} is {value}; it must be a non-negative number")
 
 
 PRESETS = {
@@ -73,16 +79,43 @@ PRESETS = {
         clean=0,
     ),
     "strong": Augmentation(),
+    "hospitals": Augmentation(
+        scale=0.5,
+        shift=0.15,
+        gamma=0.4,
+        blur=0.2,
+        compression=0.15,
+        border=0.05,
+        covered=0.1,
+        style=Style(
+            amplitude=0.35,
+            color=0.35,
+            sharpening=0.15,
+            interlacing=0.06,
+            color_break=0.08,
+            low_chroma=0.15,
+            blocks=0.15,
+        ),
+    ),
 }
-"""By the name that `polypstream train --augmentation` takes."""
+"""Presets by the name that `polypstream train --augmentation` accepts."""
 
 
-def augmented(rgb: Image, mask: Image, settings: Augmentation, rng: np.random.Generator) -> tuple[Image, Image]:
-    """A changed copy of the pair; the same generator state gives the same result."""
+def augment(
+    rgb: Image, mask: Image, settings: Augmentation, rng: np.random.Generator, *, other: Image | None = None
+) -> tuple[Image, Image]:
+    """Return a changed copy of the pair; the same generator state gives the same result.
+
+    `other` is an image of the same size whose style may be transferred; without it, style changes are skipped.
+    """
+    if settings.covered and rng.random() < settings.covered:
+        rgb, mask = without_polyp(rgb, mask, rng)
     if rng.random() < settings.clean:
         rgb, mask = _clean_part(rgb, mask, rng)
     rgb, mask = _moved(rgb, mask, settings, rng)
-    rgb = _recoloured(rgb, settings, rng)
+    if other is not None and settings.style != Style():
+        rgb = restyled(rgb, other, settings.style, rng)
+    rgb = _recolored(rgb, settings, rng)
     if rng.random() < settings.glare:
         rgb = _with_glare(rgb, rng)
     if rng.random() < settings.blur:
@@ -98,7 +131,7 @@ def augmented(rgb: Image, mask: Image, settings: Augmentation, rng: np.random.Ge
 
 
 def _clean_part(rgb: Image, mask: Image, rng: np.random.Generator) -> tuple[Image, Image]:
-    """A part of the picture without a polyp, scaled up to the whole; the pair itself where there is no such part."""
+    """Crop a polyp-free region and scale it to the full size; the pair itself if there is no such region."""
     height, width = mask.shape
     share = rng.uniform(0.45, 0.8)
     rows, columns = max(1, int(height * share)), max(1, int(width * share))
@@ -122,9 +155,9 @@ def _moved(rgb: Image, mask: Image, settings: Augmentation, rng: np.random.Gener
     flip_x, flip_y = (-1 if rng.random() < settings.flip else 1 for _ in range(2))
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([zoom * stretch * flip_x, zoom / stretch * flip_y])
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    center = np.array([(width - 1) / 2, (height - 1) / 2])
     shift = rng.uniform(-settings.shift, settings.shift, 2) * (width, height)
-    affine = np.hstack([turn, (centre + shift - turn @ centre)[:, None]])
+    affine = np.hstack([turn, (center + shift - turn @ center)[:, None]])
     border = cv2.BORDER_REFLECT_101 if rng.random() < 0.5 else cv2.BORDER_CONSTANT
     moved = cv2.warpAffine(rgb, affine, (width, height), flags=cv2.INTER_LINEAR, borderMode=border)
     moved_mask = cv2.warpAffine(mask, affine, (width, height), flags=cv2.INTER_NEAREST, borderMode=border)
@@ -135,7 +168,7 @@ def _factor(limit: float, rng: np.random.Generator) -> float:
     return float((1 + limit) ** rng.uniform(-1, 1))
 
 
-def _recoloured(rgb: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
+def _recolored(rgb: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
     gains = 1 + rng.uniform(-settings.white_balance, settings.white_balance, 3)
     contrast = _factor(settings.contrast, rng)
     brightness = rng.uniform(-settings.brightness, settings.brightness)
@@ -168,9 +201,9 @@ def _with_glare(rgb: Image, rng: np.random.Generator) -> Image:
     height, width = rgb.shape[:2]
     light = np.zeros((height, width), np.float32)
     for _ in range(rng.integers(1, 8)):
-        centre = int(rng.integers(width)), int(rng.integers(height))
+        center = int(rng.integers(width)), int(rng.integers(height))
         axes = tuple(int(a) for a in rng.integers(1, max(2, width // 24), 2))
-        cv2.ellipse(light, centre, axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA)
+        cv2.ellipse(light, center, axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA)
     spread = np.asarray(cv2.GaussianBlur(light, (0, 0), max(0.6, width / 256)))[..., None]
     return (rgb + (250 - rgb.astype(np.float32)).clip(0) * spread).clip(0, 255).astype(np.uint8)
 

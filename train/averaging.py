@@ -1,4 +1,4 @@
-"""The running average of the weights, in a form that can be judged and kept."""
+"""The moving average of the weights, in a form that can be validated and saved."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,38 +9,42 @@ from numpy.typing import NDArray
 
 
 @contextmanager
-def averaged(model: keras.Model, core: keras.Model, pictures: Iterable[NDArray[np.float32]]) -> Iterator[None]:
-    """Within the block the model holds its optimiser's average of the weights; afterwards all is as it was before.
+def averaged_weights(model: keras.Model, core: keras.Model, images: Iterable[NDArray[np.float32]]) -> Iterator[None]:
+    """Let the model hold its optimizer's moving average of the weights within the `with` block.
 
-    The moving statistics of the batch normalisations belong to the weights of the last steps, not to their average:
-    they are measured anew on `pictures`, batches of float32 RGB in [0, 1], through `core`.
+    Batch normalization statistics belong to the latest weights rather than to their average, so they are recomputed.
+
+    Args:
+        model: The compiled model, with auxiliary heads.
+        core: The same layers and weights without auxiliary heads.
+        images: Batches of float32 RGB in [0, 1], (n, H, W, 3), from which the statistics are computed.
     """
     before = [_copied(variable) for variable in model.weights]
     try:
         model.optimizer.finalize_variable_values(model.trainable_variables)
         for variable in model.trainable_variables:
-            variable.assign(_copied(variable))  # on JAX it shares the average's memory, which prediction gives away
-        measure_statistics(core, pictures)
+            variable.assign(_copied(variable))  # on JAX it shares memory with the average, which prediction donates
+        measure_statistics(core, images)
         yield
     finally:
         for variable, value in zip(model.weights, before, strict=True):
             variable.assign(value)
 
 
-def measure_statistics(network: keras.Model, pictures: Iterable[NDArray[np.float32]]) -> None:
+def measure_statistics(network: keras.Model, images: Iterable[NDArray[np.float32]]) -> None:
     """Set every moving mean and variance to its mean over the given batches.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, section 3.2.
     """
-    normalisations = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    momenta = [layer.momentum for layer in normalisations]
+    normalizations = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in normalizations]
     try:
-        for count, batch in enumerate(pictures):
-            for layer in normalisations:
+        for count, batch in enumerate(images):
+            for layer in normalizations:
                 layer.momentum = count / (count + 1)
             network(batch, training=True)
     finally:
-        for layer, momentum in zip(normalisations, momenta, strict=True):
+        for layer, momentum in zip(normalizations, momenta, strict=True):
             layer.momentum = momentum
 
 

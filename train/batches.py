@@ -1,4 +1,4 @@
-"""Batches for training: shuffled, augmented, loaded ahead, and the same for the same seed and epoch."""
+"""Training batches: shuffled, augmented, prefetched, and reproducible from seed and epoch."""
 
 import math
 from collections import deque
@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from polypstream.train.augment import Augmentation, augmented
+from polypstream.train.augment import Augmentation, augment
 from polypstream.train.data import Samples
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -19,10 +19,10 @@ Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSource:
-    """Makes any batch of any epoch on demand, all of one shape: the epoch's last batch is filled from its beginning.
+    """Makes any batch of any epoch on demand. The last batch of an epoch is filled with its first samples.
 
-    A batch depends on the seed, the epoch and its position alone, never on which worker made it or on what ran
-    before: a resumed training sees what the unbroken one would have seen.
+    A batch depends on the seed, the epoch and its position only, not on the worker that made it or on earlier
+    batches: a resumed training sees the same batches as an uninterrupted one.
     """
 
     samples: Samples
@@ -30,7 +30,7 @@ class BatchSource:
     augmentation: Augmentation
     seed: int
     clean_share: float = 0.0
-    """Pictures without a polyp are repeated until they make up this share of an epoch; 0 leaves them as they come."""
+    """Images without a polyp are repeated until they make up this fraction of an epoch; 0 never repeats them."""
 
     @property
     def steps(self) -> int:
@@ -39,7 +39,7 @@ class BatchSource:
 
     @cached_property
     def _epoch(self) -> NDArray[np.intp]:
-        """The samples that an epoch holds, in no particular order."""
+        """Indices of the samples in an epoch, unordered."""
         has_polyp = self.samples.masks.any(axis=(1, 2))
         polyps, clean = np.flatnonzero(has_polyp), np.flatnonzero(~has_polyp)
         if not len(clean):
@@ -54,7 +54,10 @@ class BatchSource:
         for position in range(index * self.batch_size, (index + 1) * self.batch_size):
             sample = order[position % len(order)]
             rng = np.random.default_rng((self.seed, epoch, position))
-            rgb, mask = augmented(self.samples.rgb[sample], self.samples.masks[sample], self.augmentation, rng)
+            other = self.samples.rgb[rng.integers(len(self.samples))]
+            rgb, mask = augment(
+                self.samples.rgb[sample], self.samples.masks[sample], self.augmentation, rng, other=other
+            )
             images.append(rgb)
             masks.append(mask)
         return np.stack(images).astype(np.float32) / np.float32(255), np.stack(masks).astype(np.float32)[..., None]
@@ -63,10 +66,20 @@ class BatchSource:
 def batches_ahead(
     source: BatchSource, *, first_epoch: int, epochs: int, workers: int, ahead: int = 8
 ) -> Generator[Batch, None, None]:
-    """Every batch from `first_epoch` up to `epochs`, in order, with up to `ahead` more in the making.
+    """Iterate over all batches from `first_epoch` up to `epochs`, in order, prepared ahead by worker threads.
 
-    Close the iterator (`contextlib.closing`) when leaving early: that ends the worker threads. What a worker raises
-    is raised here.
+    Close the iterator (`contextlib.closing`) when leaving early: that ends the worker threads. An exception in a
+    worker is raised here.
+
+    Args:
+        source: Makes the batches.
+        first_epoch: First epoch, counted from 0.
+        epochs: Number of epochs in the run; the last batch belongs to epoch `epochs` − 1.
+        workers: Number of threads.
+        ahead: Maximum number of batches prepared in advance.
+
+    Yields:
+        Images float32 (n, H, W, 3) in [0, 1] and masks float32 (n, H, W, 1).
     """
     positions = ((epoch, index) for epoch in range(first_epoch, epochs) for index in range(source.steps))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")

@@ -1,10 +1,14 @@
 """The settings of one training run: everything that decides its outcome besides the data."""
 
+import math
 from dataclasses import dataclass, field
+from typing import get_args
 
+from polypstream.content import CropRule
 from polypstream.errors import ConfigError
 from polypstream.train.augment import Augmentation
-from polypstream.train.networks import NETWORKS
+from polypstream.train.networks.registry import NETWORKS
+from polypstream.train.recipe import LOSSES
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -23,15 +27,23 @@ class TrainConfig:
     batch_size: int = 8
     learning_rate: float = 2e-3
     warmup_share: float = 0.1
-    """Share of all steps over which the learning rate rises, before it falls along a cosine to zero."""
+    """Fraction of all steps over which the learning rate rises, before it falls along a cosine to zero."""
     weight_decay: float = 1e-4
     average_momentum: float = 0.998
-    """Momentum of the running average of the weights, which is what is validated and kept."""
+    """Momentum of the running average of the weights; the average is validated and saved."""
     precision: str = "mixed_bfloat16"
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
     clean_share: float = 0.0
-    """Pictures without a polyp are repeated until they make up this share of an epoch; 0 leaves them as they come."""
+    """Images without a polyp are repeated until they make up this fraction of an epoch; 0 never repeats them."""
+    crop: CropRule = "none"
+    """Part of each image used for training and validation: all, or the bounding box of the endoscope image."""
+    loss: str = "bce-dice"
+    """A name among `LOSSES`."""
+    frozen_stages: int = 0
+    """Number of encoder stages, stem included, whose weights and statistics are frozen."""
+    minutes: float | None = None
+    """Time limit in minutes, which may end the run within an epoch; the learning rate then follows elapsed time."""
 
     def __post_init__(self) -> None:
         if self.model not in NETWORKS:
@@ -46,7 +58,7 @@ class TrainConfig:
         if min(self.epochs, self.batch_size) < 1:
             raise ConfigError(f"epochs is {self.epochs} and batch size {self.batch_size}; both must be at least 1")
         if not 0 < self.learning_rate < 1:
-            raise ConfigError(f"the learning rate is {self.learning_rate}; it must lie between 0 and 1")
+            raise ConfigError(f"the learning rate is {self.learning_rate}; it must be between 0 and 1")
         if not 0 <= self.warmup_share < 1:
             raise ConfigError(f"the warm-up share is {self.warmup_share}; it must be at least 0 and below 1")
         if not 0 <= self.weight_decay < 1:
@@ -57,5 +69,15 @@ class TrainConfig:
             raise ConfigError(f"the precision is {self.precision!r}; choose from {', '.join(PRECISIONS)}")
         if not 0 <= self.clean_share < 1:
             raise ConfigError(f"the clean share is {self.clean_share}; it must be at least 0 and below 1")
+        if self.frozen_stages < 0 or (self.frozen_stages and NETWORKS[self.model].encoder is None):
+            raise ConfigError(
+                f"{self.frozen_stages} stages of {self.model} cannot be frozen; leave --frozen-stages out"
+            )
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ConfigError(f"the minutes are {self.minutes}; give a positive number")
+        if self.crop not in get_args(CropRule):
+            raise ConfigError(f"the crop is {self.crop!r}; choose from {', '.join(get_args(CropRule))}")
+        if self.loss not in LOSSES:
+            raise ConfigError(f"the loss is {self.loss!r}; choose from {', '.join(LOSSES)}")
         if self.seed < 0:
             raise ConfigError(f"the seed is {self.seed}; it must not be negative")

@@ -1,4 +1,4 @@
-"""What another network knows, for an encoder to start from: a published ResNet, read from its ONNX file."""
+"""Pretrained encoder weights: reads a published ResNet from its ONNX file."""
 
 from pathlib import Path
 
@@ -7,43 +7,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polypstream.errors import MissingExtraError, TrainingError
-from polypstream.train.resnet import convolution_names
+from polypstream.train.networks.resunetpp_r50 import convolution_names
 
 MEAN_BGR = np.array([104, 117, 123], np.float32)
-"""What is subtracted from the pictures of 0 to 255 that such a file takes."""
+"""Mean that the file expects to be subtracted from images in 0 to 255."""
 LEAST_DEVIATION = 1e-3
-"""A channel that varies less than this is silent on the pictures; its scale is left as it is."""
+"""A channel with a smaller standard deviation counts as constant; its scale is left unchanged."""
 BATCH = 8
 
 Folded = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""A kernel (rows, columns, in, out) that its normalisation is multiplied into, and the bias that is left of it."""
+"""A kernel (rows, columns, in, out) with its normalization folded in, and the resulting bias."""
 
 
-def load_encoder(network: keras.Model, path: Path, pictures: NDArray[np.uint8], *, encoder: str) -> None:
-    """Put the convolutions of an ONNX file into the layers of `network` that `resnet50_thin` named after `encoder`.
+def load_encoder(network: keras.Model, path: Path, images: NDArray[np.uint8], *, encoder: str) -> None:
+    """Load the convolutions of an ONNX file into the layers that `resnet50_thin` created with the prefix `encoder`.
 
-    The file holds a ResNet of the same layout that takes BGR in 0 to 255 less `MEAN_BGR`, with each normalisation
+    The file holds a ResNet of the same layout that takes BGR in 0 to 255 minus `MEAN_BGR`, with each normalization
     folded into the convolution before it. They are unfolded here: each one's mean and variance are measured on
-    `pictures`, uint8 RGB (n, height, width, 3). The encoder then computes what the file does, but that its padding is
+    `images`, uint8 RGB (n, height, width, 3). The encoder then computes what the file does, but that its padding is
     black, where the file pads with the mean. Raises `TrainingError` where the file does not fit.
     """
     names = convolution_names(encoder)
     convolutions = [network.get_layer(name) for name in names]
-    normalisations = [network.get_layer(f"{name}_bn") for name in names]
+    normalizations = [network.get_layer(f"{name}_bn") for name in names]
     folded = _folded(path, [tuple(layer.kernel.shape) for layer in convolutions], network.name)
-    for layer, normalisation, (kernel, bias) in zip(convolutions, normalisations, folded, strict=True):
+    for layer, normalization, (kernel, bias) in zip(convolutions, normalizations, folded, strict=True):
         layer.kernel.assign(kernel)
         ones = np.ones_like(bias)
-        normalisation.set_weights([ones, bias, np.zeros_like(bias), ones - normalisation.epsilon])
+        normalization.set_weights([ones, bias, np.zeros_like(bias), ones - normalization.epsilon])
     probe = keras.Model(network.input, [layer.output for layer in convolutions])
-    statistics = _statistics(probe, pictures)
-    for layer, normalisation, (kernel, bias), (mean, deviation) in zip(
-        convolutions, normalisations, folded, statistics, strict=True
+    statistics = _statistics(probe, images)
+    for layer, normalization, (kernel, bias), (mean, deviation) in zip(
+        convolutions, normalizations, folded, statistics, strict=True
     ):
         scale = np.where(deviation > LEAST_DEVIATION, deviation, 1).astype(np.float32)
         layer.kernel.assign(kernel / scale)
         ones = np.ones_like(bias)
-        normalisation.set_weights([scale, bias + mean, mean / scale, ones - normalisation.epsilon])
+        normalization.set_weights([scale, bias + mean, mean / scale, ones - normalization.epsilon])
 
 
 def _folded(path: Path, shapes: list[tuple[int, ...]], network: str) -> list[Folded]:
@@ -54,12 +54,12 @@ def _folded(path: Path, shapes: list[tuple[int, ...]], network: str) -> list[Fol
         raise MissingExtraError("reading an encoder's ONNX file", "export") from error
     try:
         graph = onnx.load(str(path)).graph
-    except Exception as error:  # protobuf's own error has no public name
+    except Exception as error:  # protobuf's exception class is not public
         raise TrainingError(f"{path} cannot be read as ONNX ({error}); check --encoder") from error
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = [node for node in graph.node if node.op_type == "Conv"]
     if not all(len(node.input) == 3 and set(node.input[1:]) <= values.keys() for node in nodes):
-        raise TrainingError(f"{path} has convolutions without a bias of their own, so nothing is folded into them")
+        raise TrainingError(f"{path} has convolutions without a bias, so no normalization is folded into them")
     folded = [(values[node.input[1]].transpose(2, 3, 1, 0), values[node.input[2]]) for node in nodes]
     found = [kernel.shape for kernel, _ in folded]
     if found != shapes:
@@ -72,15 +72,15 @@ def _folded(path: Path, shapes: list[tuple[int, ...]], network: str) -> list[Fol
     return folded
 
 
-def _statistics(probe: keras.Model, pictures: NDArray[np.uint8]) -> list[Folded]:
-    """Mean and standard deviation over `pictures` of every channel of each output."""
+def _statistics(probe: keras.Model, images: NDArray[np.uint8]) -> list[Folded]:
+    """Mean and standard deviation over `images` of every channel of each output."""
     sums = [(np.zeros(output.shape[-1]), np.zeros(output.shape[-1])) for output in probe.outputs]
-    for start in range(0, len(pictures), BATCH):
-        batch = pictures[start : start + BATCH].astype(np.float32) / 255
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH].astype(np.float32) / 255
         for (first, second), out in zip(sums, probe.predict_on_batch(batch), strict=True):
             first += out.mean((1, 2), np.float64).sum(0)
             second += np.square(out).mean((1, 2), np.float64).sum(0)
-    means = [(first / len(pictures), second / len(pictures)) for first, second in sums]
+    means = [(first / len(images), second / len(images)) for first, second in sums]
     return [
         (first.astype(np.float32), np.sqrt(np.maximum(second - first**2, 0)).astype(np.float32))
         for first, second in means

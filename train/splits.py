@@ -1,4 +1,4 @@
-"""Which pair belongs to training, validation and test: from a splits file, or from the names alone."""
+"""Train/val/test splits: read from a CSV file, or computed from a hash of the image names."""
 
 import csv
 import hashlib
@@ -16,9 +16,9 @@ Splits = Mapping[tuple[str, str], str]
 
 
 def splits_from_csv(path: Path, column: SplitColumn) -> Splits:
-    """Read `dataset,image,<column>` rows: which split each (data set, image stem) belongs to.
+    """Read `dataset,image,<column>` rows, which assign a split to each (data set, image stem).
 
-    Raises `DatasetError` listing every row that names no split.
+    Raises `DatasetError`, which lists every row without a valid split.
     """
     splits, problems = {}, []
     try:
@@ -43,9 +43,9 @@ def splits_from_csv(path: Path, column: SplitColumn) -> Splits:
 
 
 def splits_by_hash(pairs: Iterable[Pair]) -> Splits:
-    """80/10/10 by a hash of each image's name: the same for the same names, whatever else is in the folder.
+    """Split 80/10/10 by a hash of each image's name, independent of the other files in the folder.
 
-    It knows nothing of patients or sequences: near-duplicates may land on both sides.
+    Patients and sequences are not known here, so near-duplicates may end up in different splits.
     """
     return {pair.key: _BY_TENTH[hashlib.sha256(pair.image.stem.encode()).digest()[0] * 10 // 256] for pair in pairs}
 
@@ -54,7 +54,7 @@ _BY_TENTH: tuple[Split, ...] = ("train",) * 8 + ("val", "test")
 
 
 def split_pairs(pairs: Iterable[Pair], splits: Splits, split: Split) -> list[Pair]:
-    """Those pairs that belong to `split`; a pair that the splits do not name is an error, all of them listed."""
+    """The pairs that belong to `split`; raises `DatasetError`, which lists all pairs that are in no split."""
     pairs = list(pairs)
     unnamed = [f"{pair.dataset}/{pair.image.name}" for pair in pairs if pair.key not in splits]
     if unnamed:

@@ -1,1 +1,1 @@
-"""The GStreamer element `polypoverlay`: the same network, alarm logic and markers, inside anybody's pipeline."""
+"""The GStreamer element `polypoverlay`: network, alarm logic and markers in any GStreamer pipeline."""

@@ -1,4 +1,4 @@
-"""Prints what to export before `gst-launch-1.0`: `eval "$(python -m polypstream.realtime.gstreamer)"`."""
+"""Prints the environment for `gst-launch-1.0`: `eval "$(python -m polypstream.realtime.gstreamer)"`."""
 
 from polypstream.realtime.gstreamer.environment import exports
 

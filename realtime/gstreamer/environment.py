@@ -1,4 +1,4 @@
-"""What GStreamer's own Python must be told to find the element, and this package with it."""
+"""Environment variables through which GStreamer's Python finds the element and this package."""
 
 import os
 import shlex
@@ -9,21 +9,23 @@ from pathlib import Path
 import polypstream
 
 PLUGIN_FOLDER = Path(__file__).parent / "plugin"
-"""GStreamer looks for elements in its subfolder `python`."""
+"""Plugin folder; GStreamer loads elements from its subfolder `python`."""
 DEBIAN_PACKAGES = Path("/usr/lib/python3/dist-packages")
-"""Where Debian's PyGObject is. With a virtual environment first on PATH, GStreamer's Python takes that for its own, and
-does not find it by itself."""
+"""Debian's folder with PyGObject. With a virtual environment first on PATH, GStreamer's Python uses that environment,
+which does not include it."""
 
 
 def environment(present: Mapping[str, str] | None = None) -> dict[str, str]:
-    """GST_PLUGIN_PATH and PYTHONPATH with what polypoverlay needs put before what they hold already.
+    """GST_PLUGIN_PATH and PYTHONPATH for polypoverlay, followed by their existing entries.
 
-    Debian's own packages come last. The Python of GStreamer's plugin loader must be of the same version as the one that
-    this package is installed in.
+    Debian's packages come last. GStreamer's plugin loader must use the Python version of this installation.
+
+    Args:
+        present: Environment to extend; None for that of this process.
     """
     present = os.environ if present is None else present
     packages = dict.fromkeys(
-        [str(Path(polypstream.__path__[0]).parent), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+        [str(Path(polypstream.__file__).parents[1]), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     )
     if (DEBIAN_PACKAGES / "gi").is_dir():
         packages[str(DEBIAN_PACKAGES)] = None
@@ -34,7 +36,7 @@ def environment(present: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def exports() -> str:
-    """The same as lines for a shell: `eval "$(python -m polypstream.realtime.gstreamer)"`."""
+    """The environment as shell commands: `eval "$(python -m polypstream.realtime.gstreamer)"`."""
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment().items())
 
 

@@ -1,4 +1,4 @@
-"""A picture that lies in a GStreamer buffer: read and drawn on where it lies. Nothing here needs GStreamer itself."""
+"""Reads and draws on images in GStreamer buffers, in place. Does not depend on GStreamer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from polypstream.arrays import Rgb, Size
 from polypstream.errors import ConfigError
-from polypstream.realtime.frame import Rgb
-from polypstream.realtime.live.drawing import faded
-from polypstream.realtime.live.shown import Marker
-from polypstream.realtime.overlay import CASING_RGB, MarkerStyle, draw_on_planes
-from polypstream.realtime.planes import Plane, ycbcr_of
-from polypstream.realtime.preprocess import SmallPicture
+from polypstream.realtime.live.display_frame import Marker, faded
+from polypstream.realtime.outlines.drawing import CASING_RGB, MarkerStyle, draw_on_planes
+from polypstream.realtime.video.color import ycbcr_from_rgb
+from polypstream.realtime.video.planes import Plane
+from polypstream.realtime.video.resize import ModelInputScaler
 
 _FORMATS = {"I420": "yuv420p", "NV12": "nv12", "BGR": "bgr24"}
-"""FFmpeg's name of each of GStreamer's formats that is taken."""
+"""FFmpeg's name of each supported GStreamer format."""
 FORMATS = tuple(_FORMATS)
 _SUBSAMPLED = (2, 2)
 _WHOLE = (1, 1)
@@ -26,7 +26,7 @@ _WHOLE = (1, 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the samples of a picture lie in a buffer, and what they mean."""
+    """Memory layout and color space of an image in a buffer."""
 
     pixel_format: str
     """GStreamer's name."""
@@ -37,12 +37,12 @@ class Layout:
     offsets: tuple[int, ...]
     """Bytes from the start of the buffer to each plane."""
     colorspace: int = 2
-    """FFmpeg's `AVColorSpace`; 2 where nothing is said."""
+    """FFmpeg's `AVColorSpace`; 2 if unspecified."""
     is_full_range: bool = False
 
     def __post_init__(self) -> None:
         if self.pixel_format not in _FORMATS:
-            raise ConfigError(f"the pictures are {self.pixel_format}; put `videoconvert` before polypoverlay")
+            raise ConfigError(f"the frames are {self.pixel_format}; put `videoconvert` before polypoverlay")
 
     def rows(self, memory: memoryview) -> list[NDArray[np.uint8]]:
         """The planes' bytes without their padding, as views: uint8 (rows, bytes in a row)."""
@@ -59,7 +59,7 @@ class Layout:
 
 
 class MappedPicture:
-    """A picture in memory that belongs to someone else, for as long as it is mapped."""
+    """An image in foreign memory, valid while that is mapped."""
 
     def __init__(self, memory: memoryview, layout: Layout) -> None:
         self._layout, self._rows = layout, layout.rows(memory)
@@ -71,21 +71,21 @@ class MappedPicture:
 
     @property
     def bgr(self) -> NDArray[np.uint8] | None:
-        """A view (H, W, 3) of a BGR picture; None for others."""
+        """A view (H, W, 3) of a BGR image; None for other formats."""
         if self._layout.pixel_format != "BGR":
             return None
         return self._rows[0].reshape(self._layout.height, self._layout.width, 3)
 
     def draw(self, markers: Sequence[Marker], style: MarkerStyle) -> None:
-        """Draw markers into the memory, which must be writable; samples that they do not cover keep every bit."""
+        """Draw markers into the memory, which must be writable; other samples stay bit-exact."""
         planes = self._planes()
-        casing = self._colour(CASING_RGB)
-        line = self._colour(style.rgb)
+        casing = self._color(CASING_RGB)
+        line = self._color(style.rgb)
         for marker in markers:
             draw_on_planes(planes, [marker.polyp], faded(style, marker.opacity), line=line, casing=casing)
 
     def copy(self) -> av.VideoFrame:
-        """The same picture in memory of its own."""
+        """Return a copy of the image."""
         layout = self._layout
         picture = av.VideoFrame(layout.width, layout.height, _FORMATS[layout.pixel_format])
         planes: Any = picture.planes
@@ -105,12 +105,12 @@ class MappedPicture:
         luma, cb, cr = self._rows
         return [_plane(luma, _WHOLE), _plane(cb, _SUBSAMPLED), _plane(cr, _SUBSAMPLED)]
 
-    def _colour(self, rgb: tuple[int, int, int]) -> list[float]:
-        """The colour's value on each plane."""
+    def _color(self, rgb: tuple[int, int, int]) -> list[float]:
+        """The color's value on each plane."""
         layout = self._layout
         if layout.pixel_format == "BGR":
             return [float(value) for value in rgb]
-        return ycbcr_of(
+        return ycbcr_from_rgb(
             rgb,
             bits=8,
             colorspace=layout.colorspace,
@@ -119,19 +119,18 @@ class MappedPicture:
         )
 
 
-class SmallMapped:
-    """The network's small picture of a mapped one. For one thread."""
+class MappedInputScaler:
+    """Scales mapped images to the network's input. Not thread-safe."""
 
-    def __init__(self, *, height: int, width: int) -> None:
-        self._height, self._width = height, width
-        self._small = SmallPicture(height=height, width=width)
+    def __init__(self) -> None:
+        self._scaler = ModelInputScaler()
 
-    def of(self, picture: MappedPicture) -> Rgb:
-        """uint8 RGB (height, width, 3), stretched to fit."""
+    def scale(self, picture: MappedPicture, size: Size) -> Rgb:
+        """Scale to uint8 RGB (H, W, 3) of a width and height."""
         if (bgr := picture.bgr) is None:
-            return self._small.of(picture.copy())
-        # swscale takes ten times as long for packed pictures
-        small = cv2.resize(bgr, (self._width, self._height), interpolation=cv2.INTER_AREA)
+            return self._scaler.scale(picture.copy(), size)
+        # swscale takes ten times as long for packed images
+        small = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(small[:, :, ::-1])
 
 

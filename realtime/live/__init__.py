@@ -1,1 +1,1 @@
-"""Live feeds: contours on the picture as it comes, never late, never wrong in silence."""
+"""Live feeds: outlines polyps without delaying the video, and shows when the markers are not reliable."""

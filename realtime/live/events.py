@@ -1,98 +1,97 @@
-"""What happened in a live session, and when: the events, and the polyps' comings and goings worked out of frames."""
+"""Events of a live session: kind, time and details, for the log and the message bus."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum
 from time import monotonic
 
-from polypstream.realtime.contours import Polyp
-from polypstream.realtime.frame import Frame
-from polypstream.realtime.live.shown import Marker
+from polypstream.realtime.outlines.contours import Polyp
 
 
 class EventKind(Enum):
-    """Everything that is worth a line."""
+    """Kinds of logged events."""
 
     SESSION_STARTED = "session_started"
     SESSION_ENDED = "session_ended"
-    LINE_LOST = "line_lost"
-    LINE_BACK = "line_back"
+    CONNECTION_FAILED = "connection_failed"
+    """The source does not respond, and has not yet in this session."""
+    CONNECTION_ESTABLISHED = "connection_established"
+    """The first frame came after a `CONNECTION_FAILED`."""
+    CONNECTION_LOST = "connection_lost"
+    CONNECTION_RESTORED = "connection_restored"
     POLYP_APPEARED = "polyp_appeared"
     POLYP_VANISHED = "polyp_vanished"
+    MARKERS_HIDDEN = "markers_hidden"
+    """A viewer switched the markers off."""
+    MARKERS_SHOWN = "markers_shown"
+    POLYP_MISSED = "polyp_missed"
+    """A user reported a polyp that was not marked."""
+    FALSE_ALARM = "false_alarm"
+    """A user reported that what was marked is no polyp."""
+    ALERT_ACKNOWLEDGED = "alert_acknowledged"
+    SIGHTING_REVIEWED = "sighting_reviewed"
     SNAPSHOT = "snapshot"
     RECORDING_STARTED = "recording_started"
     RECORDING_STOPPED = "recording_stopped"
     SETTINGS_CHANGED = "settings_changed"
     """The threshold or the operating point."""
+    OUTPUT_CONNECTED = "output_connected"
+    """A pushed stream or the receiver of events accepts what is sent."""
+    OUTPUT_FAILED = "output_failed"
     EVENTS_LOST = "events_lost"
-    """The disk took no more for so long that the oldest events could not wait."""
+    """The oldest waiting events were dropped because the disk stayed full."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One thing that happened."""
+    """An event."""
 
     kind: EventKind
     at: float = field(default_factory=monotonic)
-    """Monotonic seconds: when the frame concerned was captured, or now."""
+    """Capture time of the frame concerned, or the current time, in monotonic seconds."""
     pts_s: float | None = None
-    """Presentation time of the frame concerned, where one is."""
+    """Presentation time of the frame concerned, if any."""
     details: Mapping[str, object] = field(default_factory=dict)
-    """What else there is to say, ready for JSON."""
+    """Further fields, ready for JSON."""
 
 
-PATIENCE_S = 1.0
-"""A marker that is missing for less is only hidden: by a blurred frame, or since the network is late."""
+def event_record(event: Event, *, began_at: float, happened_at: float) -> dict[str, object]:
+    """The fields of an event, ready for JSON.
 
+    Args:
+        event: The event.
+        began_at: Start of the session in monotonic seconds.
+        happened_at: Wall-clock time of the event in seconds since 1970.
 
-@dataclass(kw_only=True)
-class _Seen:
-    first_at: float
-    last_at: float
-    last_pts_s: float | None
-    polyp: Polyp
-
-
-class Sightings:
-    """Follows the markers from frame to frame: who is new, who is gone, and for how long it was seen.
-
-    A polyp is gone when its marker has been missing for `PATIENCE_S`; the event then has the time of its last frame.
+    Returns:
+        `event`, `time` (UTC, ISO 8601 with milliseconds), `session_s`, `pts_s` if it is known, and the details.
     """
-
-    def __init__(self) -> None:
-        self._seen: dict[int, _Seen] = {}
-
-    def look(self, frame: Frame, markers: Sequence[Marker]) -> list[Event]:
-        """What changed with this frame."""
-        return self.look_at(markers, at=frame.captured_at, pts_s=frame.pts_s)
-
-    def look_at(self, markers: Iterable[Marker], *, at: float, pts_s: float | None) -> list[Event]:
-        """The same, for a frame of which only the times are known."""
-        appeared = []
-        for marker in markers:
-            seen = self._seen.get(marker.identity)
-            if seen is None:
-                details = {"identity": marker.identity, **_described(marker.polyp)}
-                appeared.append(Event(kind=EventKind.POLYP_APPEARED, at=at, pts_s=pts_s, details=details))
-            first_at = at if seen is None else seen.first_at
-            self._seen[marker.identity] = _Seen(first_at=first_at, last_at=at, last_pts_s=pts_s, polyp=marker.polyp)
-        gone = [identity for identity, seen in self._seen.items() if at - seen.last_at >= PATIENCE_S]
-        return [self._vanished(identity) for identity in gone] + appeared
-
-    def end(self) -> list[Event]:
-        """Every polyp that was still seen is gone: nothing more will come."""
-        return [self._vanished(identity) for identity in list(self._seen)]
-
-    def _vanished(self, identity: int) -> Event:
-        seen = self._seen.pop(identity)
-        duration_s = round(seen.last_at - seen.first_at, 3)
-        details = {"identity": identity, "duration_s": duration_s, **_described(seen.polyp)}
-        return Event(kind=EventKind.POLYP_VANISHED, at=seen.last_at, pts_s=seen.last_pts_s, details=details)
+    moment = datetime.fromtimestamp(happened_at, UTC).isoformat(timespec="milliseconds")
+    record: dict[str, object] = {
+        "event": event.kind.value,
+        "time": moment.replace("+00:00", "Z"),
+        "session_s": round(event.at - began_at, 3),
+    }
+    if event.pts_s is not None:
+        record["pts_s"] = round(event.pts_s, 6)
+    return record | dict(event.details)
 
 
-def _described(polyp: Polyp) -> dict[str, object]:
-    """Where it was last seen, in source pixels, and how sure the network was."""
+def polyp_details(identity: int, polyp: Polyp, *, duration_s: float | None = None) -> dict[str, object]:
+    """Fields of an event about a polyp.
+
+    Args:
+        identity: Number of the polyp, from 1.
+        polyp: Its newest outline, in source pixels.
+        duration_s: Time for which it was present; None if it has just appeared.
+
+    Returns:
+        `identity`, `box` (x, y, width, height in source pixels), `mean_probability` and, if given, `duration_s`.
+    """
     return {
+        "identity": identity,
+        **({} if duration_s is None else {"duration_s": round(duration_s, 3)}),
         "box": [round(float(side), 1) for side in polyp.box],
-        "mean_probability": round(polyp.mean_probability, 4),
+        "mean_probability": round(polyp.score, 4),
     }

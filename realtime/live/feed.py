@@ -1,87 +1,100 @@
-"""What a live source is: frames as they come, the state of the line, and a tap on the untouched packets."""
+"""The public live feed: a live pipeline as an iterable of display frames."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import Enum
-from time import monotonic
+from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Self
 
-import av
-from av.video.stream import VideoStream
-
-from polypstream.realtime.frame import Frame
-
-
-class Line(Enum):
-    """How the connection to a source stands."""
-
-    CONNECTING = "connecting"
-    RUNNING = "running"
-    LOST = "lost"
-    """There was a picture and there is none now, or there never was; the source goes on trying."""
-    ENDED = "ended"
-    """Nothing more will come."""
+from polypstream.contract import OperatingPoint
+from polypstream.realtime.inference.model import Model
+from polypstream.realtime.live.display_frame import DisplayFrame, Light, Status
+from polypstream.realtime.live.pipeline import LivePipeline
+from polypstream.realtime.live.sources.source import FrameSource
+from polypstream.realtime.live.tracker import Tracker, TrackerConfig
+from polypstream.threads import short_switch_interval
 
 
-@dataclass(frozen=True, kw_only=True)
-class LineState:
-    """The state of the line, since when, and why."""
+class LiveFeed:
+    """A live feed as returned by `polypstream.live`: a context manager; iterate once, in the displaying thread.
 
-    line: Line
-    reason: str = ""
-    """For the user, on one line, without credentials."""
-    since: float = field(default_factory=monotonic)
-    """Monotonic seconds."""
-
-
-class PacketTap(Protocol):
-    """Takes the packets of the video stream as the source sent them. Called from the thread that iterates."""
-
-    def connected(self, stream: VideoStream) -> None:
-        """A stream begins; after a reconnection, or a change of size, another one."""
-        ...
-
-    def packet(self, packet: "av.Packet[Any]") -> None:
-        """One packet, before it is decoded."""
-        ...
-
-
-class FrameSource(Protocol):
-    """Where live pictures come from: a context manager, and an iterable to be used once, in one thread.
-
-    Iterating yields every frame as it is decoded, its `captured_at` the moment its last packet had arrived. A lost
-    line is no error: the source waits, says so in `state`, and goes on when the line is back. Iteration ends when
-    `close` is called, from any thread, or the source has an end.
+    A caller that is slower than the source misses the oldest frames; `frames_dropped` counts them.
     """
 
-    @property
-    def label(self) -> str:
-        """A name to show and to log: the address without its credentials."""
-        ...
+    def __init__(self, pipeline: LivePipeline, model: Model, *, closes_model: bool) -> None:
+        self._pipeline, self._model, self._closes_model = pipeline, model, closes_model
+        self._status = Status(light=Light.LOST, reason="not started")
+        self._stack = ExitStack()
 
     @property
-    def state(self) -> LineState:
-        """How the line stands now; may be read from any thread."""
-        ...
+    def status(self) -> Status:
+        """The newest status, also while no frames arrive."""
+        return self._status
 
     @property
-    def has_packets(self) -> bool:
-        """Whether there are compressed packets worth keeping; false before the first connection too."""
-        ...
+    def operating_point(self) -> OperatingPoint:
+        """The operating point in use; change it with `set_operating_point`."""
+        return self._pipeline.tracker.operating_point
 
-    def attach(self, tap: PacketTap | None) -> None:
-        """Send the packets to a tap as well, from any thread; None ends it.
+    @property
+    def frames_dropped(self) -> int:
+        """Number of frames dropped because the caller was busy."""
+        return self._pipeline.dropped
 
-        A source that has no packets, such as a capture card with raw pictures, never calls it.
+    def set_operating_point(self, name: str | None = None, *, threshold: float | None = None) -> None:
+        """Use another operating point of the model from the next inference on.
+
+        Args:
+            name: Name of an operating point; None for the model's first.
+            threshold: Probability from which a pixel is polyp; None for that of the operating point.
+
+        Raises:
+            ConfigError: The model has no such operating point, or the threshold is out of range.
         """
-        ...
+        self._pipeline.tracker.operating_point = _point(self._model, name, threshold)
 
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None: ...
-    def __iter__(self) -> Iterator[Frame]: ...
     def close(self) -> None:
-        """End the iteration, within a second, whatever the source is waiting for."""
-        ...
+        """End the feed; may be called from any thread."""
+        self._pipeline.close()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            if self._closes_model:
+                stack.enter_context(self._model)
+            stack.enter_context(short_switch_interval())
+            stack.enter_context(self._pipeline)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def __iter__(self) -> Iterator[DisplayFrame]:
+        for item in self._pipeline:
+            if isinstance(item, DisplayFrame):
+                self._status = item.status
+                yield item
+            else:
+                self._status = item
+
+
+def open_feed(
+    source: FrameSource,
+    model: Model,
+    *,
+    closes_model: bool,
+    operating_point: str | None,
+    threshold: float | None,
+    fade_ms: float,
+) -> LiveFeed:
+    """Combine a source and a model, without starting. Raises `ConfigError` as `set_operating_point` does."""
+    point = _point(model, operating_point, threshold)
+    tracker = Tracker(TrackerConfig(operating_point=point, fade_ms=fade_ms))
+    return LiveFeed(LivePipeline(source, model.segmenter, tracker), model, closes_model=closes_model)
+
+
+def _point(model: Model, name: str | None, threshold: float | None) -> OperatingPoint:
+    point = model.contract.operating_point(name)
+    return point if threshold is None else replace(point, threshold=threshold)

@@ -1,7 +1,7 @@
-"""How tissue moved from one small picture to another, and a contour carried along, with how far it can be trusted.
+"""Optical flow between scenes, propagation of contours by it, and the confidence in the result.
 
-Points are shares of the picture, (0, 0) its upper left corner and (1, 1) its lower right, so that what is found on a
-small picture holds on a frame of any size.
+Points are relative to the frame: (0, 0) is its upper left corner, (1, 1) its lower right corner. Results for a small
+image therefore apply to a frame of any size.
 """
 
 from dataclasses import dataclass
@@ -11,98 +11,110 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from polypstream.arrays import Contour, Mask, Rgb
+from polypstream.content import content_area
 from polypstream.errors import ConfigError
-from polypstream.realtime.content import content_area
-from polypstream.realtime.frame import Rgb
+from polypstream.realtime.live.visibility import Visibility, visibility_of
 
 SIDE = 128
-"""The longer side of the pictures that are compared."""
+"""Maximum length of the longer side of the compared images, in pixels."""
 LEAST_SIDE = 64
-"""The shorter one; OpenCV's flow crashes on strips."""
+"""Minimum length of the shorter side; OpenCV's flow crashes on narrow strips."""
 FORWARD_STRIDE, BACKWARD_STRIDE = 3, 5
-"""Pixels between the patches that the flow compares. Without variational refinement, which took 0.4 of the time and
-changed nothing after 2 to 6 frames; the way back needs to be good enough only to betray a wrong way there."""
+"""Pixels between the patches that the flow compares. Variational refinement is off: it took 0.4 of the time and
+changed nothing after 2 to 6 frames. The backward flow only needs to be good enough to reveal a wrong forward flow."""
 FULL_ERROR_PX, NO_ERROR_PX = 1.0, 2.0
-"""Distance by which the way there and back misses its start, median over the region, that is trusted fully and not at
-all. Measured on a real withdrawal: two frames on, 99% of contours are still drawn, six frames on 64%; across 924 cuts,
-none is."""
+"""Median forward-backward error over a region: full trust up to the first value, none from the second. On a real
+withdrawal, 99% of contours are still drawn after two frames and 64% after six; after 924 cuts, none are."""
 FULL_CUT_PX, NO_CUT_PX = 2.0, 3.0
-"""The same over the whole picture: beyond it the scene has changed."""
+"""Median forward-backward error over the whole image, in pixels, above which the scene has changed."""
 FULL_CHANGE, NO_CHANGE = 0.3, 0.5
-"""Mean change of the tissue's look within the region, as a share of its contrast."""
+"""Mean change of brightness within the region, relative to its contrast: full trust, and none."""
 FULL_INSIDE, NO_INSIDE = 0.7, 0.4
-"""Share of the region that is still in the content area."""
+"""Share of the region that is still in the content area: full trust, and none."""
 
 _FAINT = 8.0
-"""Grey levels of contrast that every region is granted, since noise changes them."""
+"""Minimum contrast assumed for a region, in gray levels, because of noise."""
 _STEP = 2
-"""Trust is worked out on every second pixel of every second row."""
+"""Trust is computed on every second pixel of every second row."""
 _AROUND = np.ones((5, 5), np.uint8)
-"""By how many of these a contour's region reaches beyond it: a polyp's edge is where its texture is."""
+"""Dilation of a contour's region, in such pixels, because a polyp's texture is at its edge."""
 _RIM = 4
-"""Pixels around the content area whose flow is worked out too."""
-
-Contour = NDArray[np.float32]
-"""float32 (n, 2): x, y along a closed curve, in shares of the picture."""
+"""Pixels around the content area for which flow is also computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A small picture made ready for comparison."""
+    """A frame prepared for comparison with others; created once per frame."""
 
     rgb: Rgb
-    """(H, W, 3), `SIDE` pixels on its longer side at most."""
-    content: NDArray[np.bool_]
-    """(H, W): where the endoscope's picture is, to two pixels."""
+    """uint8 RGB (H, W, 3), with at most `SIDE` pixels on its longer side."""
+    content: Mask
+    """Content area of `rgb`: bool (H, W)."""
+    area: Mask
+    """Content area at the size of the network's input: bool (H, W)."""
 
     @cached_property
     def light(self) -> NDArray[np.uint8]:
-        """(H, W) grey levels, their contrast evened out so that shadows are followed too."""
+        """Gray levels with equalized contrast, so that flow also works in shadows: uint8 (H, W)."""
         even = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(4, 4))
         return np.asarray(even.apply(cv2.cvtColor(self.rgb, cv2.COLOR_RGB2GRAY)), np.uint8)
 
+    @cached_property
+    def visibility(self) -> Visibility:
+        """Whether inference on this frame is meaningful, and why not."""
+        return visibility_of(self.rgb, self.content)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Carried:
-    """A contour where its tissue is now."""
+class Propagated:
+    """A contour at the current position of its tissue."""
 
     contour: Contour
     trust: float
-    """In [0, 1]; 0 where the tissue cannot be found again."""
+    """Between 0 and 1; 0 if the tissue cannot be found."""
 
 
-def scene_of(rgb: Rgb) -> Scene:
-    """Prepare a small picture, uint8 RGB (H, W, 3) of any size."""
+def scene_of(rgb: Rgb, content: Mask | None = None) -> Scene:
+    """Prepare a frame for comparison.
+
+    Args:
+        rgb: uint8 RGB (H, W, 3): the frame, scaled to the network's input.
+        content: Its content area, bool (H, W), if already known.
+
+    Raises:
+        ConfigError: The image has another type, or is too narrow for optical flow.
+    """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
-        raise ConfigError(f"a small picture is {rgb.dtype} {rgb.shape}; give uint8 RGB (height, width, 3)")
+        raise ConfigError(f"the image is {rgb.dtype} {rgb.shape}; give uint8 RGB (height, width, 3)")
+    area = content_area(rgb) if content is None else content
     scale = SIDE / max(rgb.shape[:2])
     if scale < 1:
         rgb = np.asarray(cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
     height, width = rgb.shape[:2]
     if min(height, width) < LEAST_SIDE:
-        raise ConfigError(f"a small picture comes to {width}x{height}; each side should have {LEAST_SIDE} pixels")
-    rough = content_area(np.ascontiguousarray(rgb[::2, ::2]))
-    content = cv2.resize(rough.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    return Scene(rgb=rgb, content=np.asarray(content, np.bool_))
+        raise ConfigError(f"the image scales to {width}x{height}; each side must have at least {LEAST_SIDE} pixels")
+    small = cv2.resize(area.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return Scene(rgb=rgb, content=np.asarray(small, np.bool_), area=area)
 
 
 class Stillness:
-    """No motion: every contour stays where it was, and is trusted."""
+    """No motion: every contour stays in place with full trust."""
 
     is_cut = False
 
-    def carry(self, contour: Contour) -> Carried:
-        """The same contour."""
-        return Carried(contour=contour, trust=1.0)
+    def propagate(self, contour: Contour) -> Propagated:
+        """Return the same contour."""
+        return Propagated(contour=contour, trust=1.0)
 
 
 class Motion:
-    """Dense optical flow from one scene directly to another, and back to see whether it holds."""
+    """Dense optical flow from one scene directly to another, and back to check it."""
 
     def __init__(self, before: Scene, after: Scene) -> None:
         if before.rgb.shape != after.rgb.shape:
             sizes = [f"{scene.rgb.shape[1]}x{scene.rgb.shape[0]}" for scene in (before, after)]
-            raise ConfigError(f"pictures of {' and '.join(sizes)} cannot be compared; scale both to one size")
+            raise ConfigError(f"images of {' and '.join(sizes)} cannot be compared; scale both to the same size")
         self._before, self._after = before, after
         height, width = before.light.shape
         self._size = np.array([width, height], np.float32)
@@ -119,15 +131,15 @@ class Motion:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the second scene does not continue the first."""
+        """Whether the second scene does not continue the first one."""
         return self.scene_trust == 0
 
-    def carry(self, contour: Contour) -> Carried:
-        """A contour of the first scene where its tissue is in the second; it may leave the picture."""
+    def propagate(self, contour: Contour) -> Propagated:
+        """Move a contour of the first scene to its tissue in the second; it may leave the image."""
         at = contour * self._size - np.float32(0.5)
         x, y = (np.ascontiguousarray(at[:, np.newaxis, axis]) for axis in (0, 1))
         moved = cv2.remap(self._flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
-        return Carried(contour=np.asarray(contour + moved / self._size, np.float32), trust=self._trust(at))
+        return Propagated(contour=np.asarray(contour + moved / self._size, np.float32), trust=self._trust(at))
 
     def _trust(self, at: NDArray[np.float32]) -> float:
         if self.is_cut:
@@ -155,12 +167,12 @@ class Motion:
 
     @cached_property
     def _seen(self) -> NDArray[np.float32]:
-        """For each second pixel of the first scene, whether its tissue is in the content area of the second."""
+        """For every second pixel of the first scene, whether its tissue is in the content area of the second."""
         return self._fetched(self._after.content.astype(np.float32), cv2.BORDER_CONSTANT)
 
     @cached_property
     def _looked_up(self) -> NDArray[np.float32]:
-        """The second scene's light where each second pixel of the first went."""
+        """Brightness of the second scene at the new position of every second pixel of the first."""
         return self._fetched(self._after.light.astype(np.float32), cv2.BORDER_CONSTANT)
 
     def _fetched(self, picture: NDArray[np.float32], border: int) -> NDArray[np.float32]:
@@ -169,7 +181,7 @@ class Motion:
 
 
 def _window(content: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Rows and columns of the content area and a little more."""
+    """Rows and columns of the content area plus a margin."""
     rows, columns = (np.flatnonzero(content.any(axis=axis)) for axis in (1, 0))
     return _widened(rows), _widened(columns)
 
@@ -182,9 +194,9 @@ def _widened(places: NDArray[np.intp]) -> slice:
 def _flow(
     before: NDArray[np.uint8], after: NDArray[np.uint8], window: tuple[slice, slice], *, stride: int
 ) -> NDArray[np.float32]:
-    """By how many pixels each pixel of a window moved: float32 (H, W, 2), x and y; 0 outside it.
+    """Compute the displacement of each pixel of a window: float32 (H, W, 2), x and y in pixels; 0 outside the window.
 
-    `stride` lies between the patches that are compared.
+    `stride` is the distance between the compared patches.
     """
     follow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     follow.setVariationalRefinementIterations(0)
@@ -196,5 +208,5 @@ def _flow(
 
 
 def _ramp(value: float, full: float, none: float) -> float:
-    """1 up to `full`, 0 from `none` on, and a straight line between."""
+    """Return 1 up to `full`, 0 from `none` on, and interpolate linearly between them."""
     return float(np.clip((none - value) / (none - full), 0, 1))

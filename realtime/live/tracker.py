@@ -1,107 +1,120 @@
-"""From what the network found to the markers on each frame: alarm logic, motion and a look at the picture's quality.
+"""Tracker: turns network outputs into the markers of each frame, using the alarm logic, optical flow and visibility.
 
-The network judges some pictures, late; the display shows all of them, at once. A marker is what the newest evidence
-says, carried by the motion of the tissue from the judged picture directly to the one on display.
+The network sees some frames, and late; the display shows all of them immediately. A marker is the newest evidence for a
+polyp, propagated by optical flow from the inferred frame directly to the displayed one. It fades when its evidence
+gets old, when its tissue cannot be tracked, and quickly once a newer inference did not confirm it.
 """
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
+from polypstream.arrays import Contour, Probability, Size
+from polypstream.contract import OperatingPoint
 from polypstream.errors import ConfigError
-from polypstream.realtime.content import within_content
-from polypstream.realtime.contours import mask_from_probability, polyp_from_contour, polyps_from_probability
-from polypstream.realtime.frame import Probability, Rgb
-from polypstream.realtime.live.alarm import SENSITIVE, Alarm, AlarmEvent, Finding, OperatingPoint, Track
-from polypstream.realtime.live.motion import Carried, Contour, Motion, Scene, Stillness, scene_of
-from polypstream.realtime.live.quality import Sight, SteadySight, sight_of
-from polypstream.realtime.live.shown import Light, Marker, Status
+from polypstream.realtime.live.alarm import Alarm, AlarmEvent, Change, Detection, Track
+from polypstream.realtime.live.display_frame import Light, Marker, Status
+from polypstream.realtime.live.events import Event, EventKind, polyp_details
+from polypstream.realtime.live.motion import Motion, Propagated, Scene, Stillness
+from polypstream.realtime.live.visibility import SteadyVisibility, Visibility
+from polypstream.realtime.outlines.content_area import within_content
+from polypstream.realtime.outlines.contours import (
+    Polyp,
+    polyp_from_contour,
+    polyps_from_probability,
+)
 
 LEAST_OPACITY = 0.15
-"""Fainter markers are not drawn: hardly visible, and hardly trusted."""
+"""Minimum opacity; fainter markers are hardly visible and are not drawn."""
 FRESH_SHARE = 0.5
-"""Share of the fading time for which a marker is as opaque as its contour is trusted."""
+"""Share of the fading time during which a confirmed marker keeps its full opacity."""
+MISSED_OPACITY = 0.5
+"""Maximum opacity of a marker that the newest inference did not confirm."""
+MISSED_FADE_S = 0.1
+"""Time from the capture of the first frame that did not confirm a marker to its disappearance."""
 LEAST_STEP_S = 0.015
-"""Over a shorter time no drift can be told."""
+"""Minimum time over which a drift is measured, in seconds."""
 EVENTS_KEPT = 256
 
-Size = tuple[int, int]
-"""Width and height of a frame in pixels."""
 
-
-class Following(Enum):
-    """How a contour gets from the picture it was found on to the one on display."""
+class Propagation(Enum):
+    """How a contour gets from the inferred frame to the displayed one."""
 
     MOTION = "motion"
-    """With the tissue, by optical flow."""
+    """By optical flow, together with the tissue."""
     NONE = "none"
-    """Not at all: it stays where it was. To measure what motion is worth."""
+    """Not at all: it stays in place. A baseline to measure the effect of motion."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerConfig:
-    """What a tracker starts with."""
+    """Settings of a tracker."""
 
-    operating_point: OperatingPoint = SENSITIVE
+    operating_point: OperatingPoint
+    """Initial operating point, from the model's contract."""
     fade_ms: float = 250.0
-    """A marker is gone when its evidence is this old."""
-    following: Following = Following.MOTION
+    """Age of its newest evidence, in milliseconds, at which a marker disappears."""
+    propagation: Propagation = Propagation.MOTION
 
     def __post_init__(self) -> None:
         if not 0 < self.fade_ms <= 10_000:
-            raise ConfigError(f"fade_ms is {self.fade_ms:g}; it should be above 0 and at most 10000 milliseconds")
+            raise ConfigError(f"fade_ms is {self.fade_ms:g}; it must be above 0 and at most 10000 milliseconds")
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What belongs on one frame."""
+    """Markers and status of one frame."""
 
     markers: tuple[Marker, ...]
     status: Status
-    evidence_at_s: float | None
-    """When the newest picture that the network has judged was captured; None before the first."""
+    inferred_at_s: float | None
+    """Capture time of the newest inferred frame; None before the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """What moved how far from one picture to another, and how much later that was."""
+    """Motion from one frame to another, and the time between them."""
 
     motion: Motion | Stillness
     seconds: float
 
     def drift_of(self, contour: Contour, size: Size) -> tuple[float, float]:
-        """Pixels of a frame of `size` that the tissue within a contour moves in a second, across and down."""
+        """Return the velocity of the tissue within a contour, in pixels of a frame of `size` per second (x, y)."""
         if self.motion.is_cut or self.seconds < LEAST_STEP_S:
             return 0.0, 0.0
-        way = (self.motion.carry(contour).contour - contour).mean(axis=0) * size / self.seconds
+        way = (self.motion.propagate(contour).contour - contour).mean(axis=0) * size / self.seconds
         return float(way[0]), float(way[1])
 
 
 class Tracker:
-    """Follows polyps through a live feed. Times are monotonic seconds at which pictures were captured.
+    """Tracks polyps through a live feed.
 
-    One thread calls `judge`, another `view`; all else may be called from any. One lock guards what they share, and is
-    held for the alarm logic only: optical flow is worked out outside it, once for each call at most.
+    All times are capture times in monotonic seconds. One thread calls `update`, another `view`; everything else may be
+    called from any thread. A lock guards the shared state and is held only for the alarm logic: optical flow is
+    computed outside it, at most once per call.
     """
 
-    def __init__(self, config: TrackerConfig | None = None) -> None:
-        self._config = config or TrackerConfig()
+    def __init__(self, config: TrackerConfig) -> None:
+        self._config = config
         self._lock = threading.Lock()
         self._point = self._config.operating_point
         self._alarm = Alarm()
         self._scene: Scene | None = None
         self._scene_s = 0.0
         self._step: _Step | None = None
-        self._steady = SteadySight()
-        self._judged_s: float | None = None
-        self._events: deque[AlarmEvent] = deque(maxlen=EVENTS_KEPT)
+        self._visibility = SteadyVisibility()
+        self._inferred_s: float | None = None
+        self._size: Size = (1, 1)
+        self._cuts = 0
+        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
 
     @property
     def operating_point(self) -> OperatingPoint:
-        """How eager the alarm is; a new one holds from the next judgement on."""
+        """Current operating point; a new one takes effect with the next inference."""
         with self._lock:
             return self._point
 
@@ -111,111 +124,196 @@ class Tracker:
             self._point = point
 
     def set_threshold(self, threshold: float) -> None:
-        """Change the threshold of the operating point and keep the rest."""
+        """Change the threshold of the operating point only."""
         with self._lock:
             self._point = replace(self._point, threshold=threshold)
 
-    def judge(self, probability: Probability, *, rgb: Rgb, at_s: float, size: Size) -> None:
-        """Take in what the network says of one picture, later than any before.
+    def update(
+        self,
+        probability: Probability,
+        *,
+        scene: Scene,
+        at_s: float,
+        size: Size,
+        pts_s: float | None = None,
+        cuts: int = 0,
+    ) -> None:
+        """Process the network's output for one frame.
 
-        `rgb` is the small picture it was given, (H, W, 3), `probability` its map, (H, W), `size` that of the frame. A
-        picture of which nothing can be seen is no evidence, for or against.
+        A frame without visibility is no evidence for or against a polyp. A blurred frame can only confirm a polyp that
+        is present: the network often still finds it, but a missing detection means nothing.
 
-        Raises `BackendError` where the map holds anything but numbers in [0, 1]; then nothing has changed.
+        Args:
+            probability: float32 (H, W) in [0, 1], as returned by a segmenter.
+            scene: The frame.
+            at_s: Capture time of the frame; must not decrease.
+            size: Width and height of the frame in pixels.
+            pts_s: Presentation time of the frame in seconds, for events.
+            cuts: Number of scene cuts in the feed so far; polyps do not survive a cut.
         """
         point = self.operating_point
-        mask_from_probability(probability, point.threshold)
-        scene = scene_of(rgb)
-        if sight_of(scene.rgb, scene.content) is not Sight.CLEAR:
-            with self._lock:
-                self._judged_s = at_s
+        if self.passes_over(scene, at_s=at_s):
             return
-        findings = _findings(within_content(probability, rgb), point, size)
+        visibility = scene.visibility
+        detections = _detections(within_content(probability, scene.area), point, size)
         motion = self._motion(self._scene, scene)
         with self._lock:
-            if self._scene is not None and motion.is_cut:
-                self._events.extend(self._alarm.clear(at_s))
-            self._events.extend(self._alarm.update(at_s, findings, motion.carry, point))
-            self._step = _Step(motion=motion, seconds=at_s - self._scene_s)
-            self._scene, self._scene_s, self._judged_s = scene, at_s, at_s
+            self._size, self._inferred_s = size, at_s
+            if cuts != self._cuts:
+                self._cuts = cuts
+                self._note(self._alarm.end())
+            if visibility is Visibility.BLURRED:
+                is_current = self._alarm.confirm(at_s, detections, motion.propagate, pts_s=pts_s)
+            else:
+                if motion.is_cut:
+                    self._alarm.lose()
+                self._note(self._alarm.update(at_s, detections, motion.propagate, point, pts_s=pts_s))
+                is_current = True
+            if is_current:
+                self._step = _Step(motion=motion, seconds=at_s - self._scene_s)
+                self._scene, self._scene_s = scene, at_s
 
-    def view(self, *, rgb: Rgb, at_s: float, size: Size) -> View:
-        """The markers that belong on one frame of `size`, whose small picture is `rgb`, and what the light says."""
-        scene = scene_of(rgb)
-        sight = sight_of(scene.rgb, scene.content)
+    def passes_over(self, scene: Scene, *, at_s: float) -> bool:
+        """Whether inference on a frame is meaningless; if so, the frame counts as processed.
+
+        Args:
+            scene: The frame.
+            at_s: Capture time of the frame; must not decrease.
+        """
+        if scene.visibility in (Visibility.CLEAR, Visibility.BLURRED):
+            return False
         with self._lock:
-            self._events.extend(self._alarm.expire(at_s))
-            tracks, judged_scene, judged_s = self._alarm.shown, self._scene, self._judged_s
-            carried_s, step = at_s - self._scene_s, self._step
-        status = self._status(self._steady.told(sight, at_s=at_s), at_s, judged_s)
-        fresh = [(track, fade) for track in tracks if (fade := self._fade(at_s - track.seen_s)) > 0]
-        if sight is not Sight.CLEAR or not fresh:
-            return View(markers=(), status=status, evidence_at_s=judged_s)
-        motion = self._motion(judged_scene, scene)
-        if carried_s >= LEAST_STEP_S or step is None:
-            step = _Step(motion=motion, seconds=carried_s)
-        markers = [_marker(track, motion.carry(track.contour), fade, step, size) for track, fade in fresh]
+            self._inferred_s = at_s
+        return True
+
+    def view(self, *, scene: Scene, at_s: float, size: Size) -> View:
+        """Return the markers and the status of one frame.
+
+        Args:
+            scene: The frame.
+            at_s: Capture time of the frame.
+            size: Width and height of the frame in pixels.
+
+        Returns:
+            The markers in pixels of the frame, and its status.
+        """
+        visibility = scene.visibility
+        with self._lock:
+            self._note(self._alarm.expire(at_s))
+            tracks, inferred_scene, inferred_s = self._alarm.present, self._scene, self._inferred_s
+            elapsed_s, step = at_s - self._scene_s, self._step
+        status = self._status(self._visibility.smoothed(visibility, at_s=at_s), at_s, inferred_s)
+        fades = [(track, self._fade(track, at_s)) for track in tracks if _is_visible(track, visibility)]
+        fades = [(track, fade) for track, fade in fades if fade >= LEAST_OPACITY]
+        if not fades:
+            return View(markers=(), status=status, inferred_at_s=inferred_s)
+        motion = self._motion(inferred_scene, scene)
+        if elapsed_s >= LEAST_STEP_S or step is None:
+            step = _Step(motion=motion, seconds=elapsed_s)
+        markers = [
+            _marker(track, motion.propagate(track.contour), fade, step, size=size, age_s=at_s - track.seen_s)
+            for track, fade in fades
+        ]
         return View(
-            markers=tuple(marker for marker in markers if marker is not None), status=status, evidence_at_s=judged_s
+            markers=tuple(marker for marker in markers if marker is not None), status=status, inferred_at_s=inferred_s
         )
 
-    def forget(self) -> None:
-        """Drop every polyp, as when the source or the model is lost."""
+    def expire(self, at_s: float) -> None:
+        """End polyps without evidence for a long time; call it while no frames arrive."""
         with self._lock:
-            self._events.extend(self._alarm.clear(self._judged_s or 0.0))
-            self._scene = self._step = self._judged_s = None
-            self._steady = SteadySight()
+            self._note(self._alarm.expire(at_s))
 
-    def take_events(self) -> list[AlarmEvent]:
-        """What happened since the last call, oldest first; only the newest `EVENTS_KEPT` are kept."""
+    def reset(self) -> None:
+        """Drop every polyp and start over, for example when the connection or the model is lost, or the feed jumps.
+
+        The next frame may be earlier than the previous ones.
+        """
+        with self._lock:
+            self._note(self._alarm.clear())
+            self._scene = self._step = self._inferred_s = None
+            self._visibility = SteadyVisibility()
+
+    def take_events(self) -> list[Event]:
+        """Return polyps that appeared or vanished since the last call, oldest first; at most `EVENTS_KEPT`."""
         with self._lock:
             events = list(self._events)
             self._events.clear()
         return events
 
+    def _note(self, events: Sequence[AlarmEvent]) -> None:
+        self._events.extend(_event(event, self._size) for event in events)
+
     def _motion(self, before: Scene | None, after: Scene) -> Motion | Stillness:
-        if before is None or self._config.following is Following.NONE:
+        if before is None or before.rgb.shape != after.rgb.shape or self._config.propagation is Propagation.NONE:
             return Stillness()
         return Motion(before, after)
 
-    def _fade(self, age_s: float) -> float:
-        """1 while evidence is fresh, then falling to 0 at `fade_ms`."""
-        left = 1 - age_s * 1000 / self._config.fade_ms
-        return min(max(left / (1 - FRESH_SHARE), 0.0), 1.0)
+    def _fade(self, track: Track, at_s: float) -> float:
+        """Return 1 for recent evidence, falling to 0 at `fade_ms`; much earlier if it was not confirmed."""
+        left = 1 - (at_s - track.seen_s) * 1000 / self._config.fade_ms
+        fade = min(max(left / (1 - FRESH_SHARE), 0.0), 1.0)
+        if track.missed_s is None:
+            return fade
+        return min(fade, MISSED_OPACITY * (1 - (at_s - track.missed_s) / MISSED_FADE_S))
 
-    def _status(self, sight: Sight, at_s: float, judged_s: float | None) -> Status:
-        if sight is not Sight.CLEAR:
-            return Status(light=Light.UNCERTAIN, reason=sight.value)
-        if judged_s is None:
+    def _status(self, visibility: Visibility, at_s: float, inferred_s: float | None) -> Status:
+        if visibility is not Visibility.CLEAR:
+            return Status(light=Light.UNCERTAIN, reason=visibility.value)
+        if inferred_s is None:
             return Status(light=Light.UNCERTAIN, reason="waiting for the model")
-        if (at_s - judged_s) * 1000 >= self._config.fade_ms:
-            return Status(light=Light.UNCERTAIN, reason="the model lags behind")
+        if (at_s - inferred_s) * 1000 >= self._config.fade_ms:
+            return Status(light=Light.UNCERTAIN, reason="inference is delayed")
         return Status(light=Light.READY)
 
 
-def _findings(probability: Probability, point: OperatingPoint, size: Size) -> list[Finding]:
+def _is_visible(track: Track, visibility: Visibility) -> bool:
+    """Whether a polyp can be marked on a frame; on a blurred one only if the network just found it there."""
+    if visibility is Visibility.BLURRED:
+        return track.is_seen_blurred and track.missed_s is None
+    return visibility is Visibility.CLEAR
+
+
+def _detections(probability: Probability, point: OperatingPoint, size: Size) -> list[Detection]:
     width, height = size
     polyps = polyps_from_probability(
         probability, threshold=point.threshold, width=width, height=height, min_area_share=point.min_area_share
     )
-    return [
-        Finding(contour=np.divide(polyp.contour, size, dtype=np.float32), mean_probability=polyp.mean_probability)
-        for polyp in polyps
-    ]
+    return [Detection(contour=np.divide(polyp.contour, size, dtype=np.float32), score=polyp.score) for polyp in polyps]
 
 
-def _marker(track: Track, carried: Carried, fade: float, step: "_Step", size: Size) -> Marker | None:
-    """The marker of one polyp, clipped to the frame; None where it cannot be trusted or has left the picture."""
-    opacity = fade * track.trust * carried.trust
-    contour = _on_frame(carried.contour, size)
+def _marker(
+    track: Track, propagated: Propagated, fade: float, step: _Step, *, size: Size, age_s: float
+) -> Marker | None:
+    """Create the marker of a polyp, clipped to the frame; None if it is not trusted or has left the image."""
+    opacity = fade * track.trust * propagated.trust
     if opacity < LEAST_OPACITY or track.identity is None:
         return None
-    polyp = polyp_from_contour(contour, mean_probability=track.mean_probability)
+    polyp = _on_frame(replace(track, contour=propagated.contour), size)
     if polyp.area < 1:
         return None
-    return Marker(identity=track.identity, polyp=polyp, opacity=opacity, drift=step.drift_of(track.contour, size))
+    return Marker(
+        identity=track.identity,
+        polyp=polyp,
+        opacity=opacity,
+        evidence_age_s=age_s,
+        drift=step.drift_of(track.contour, size),
+    )
 
 
-def _on_frame(contour: Contour, size: Size) -> Contour:
-    """From shares of the picture to pixels of a frame."""
-    return np.asarray(np.clip(contour, 0, 1) * np.array(size, np.float32), np.float32)
+def _on_frame(track: Track, size: Size) -> Polyp:
+    """Scale a track's contour to pixels of a frame, clipped to it."""
+    contour = np.asarray(np.clip(track.contour, 0, 1) * np.array(size, np.float32), np.float32)
+    return polyp_from_contour(contour, score=track.score)
+
+
+def _event(event: AlarmEvent, size: Size) -> Event:
+    """Convert an alarm event to a log event."""
+    is_over = event.change is Change.VANISHED
+    return Event(
+        kind=EventKind.POLYP_VANISHED if is_over else EventKind.POLYP_APPEARED,
+        at=event.at_s,
+        pts_s=event.track.seen_pts_s,
+        details=polyp_details(
+            event.identity, _on_frame(event.track, size), duration_s=event.duration_s if is_over else None
+        ),
+    )

@@ -1,21 +1,21 @@
 """Segmentation metrics: per-image Dice and IoU, and their means with bootstrap intervals.
 
-Masks are bool, (H, W). An image whose mask and prediction are both empty scores 1; one empty and one not scores 0.
-The mean over images is the headline. The class-mean IoU averages polyp and background, as the 2019 literature did.
+Masks are bool (H, W). If mask and prediction are both empty, the score is 1; if only one is, it is 0. The main result
+is the mean over images. The class-mean IoU averages polyp and background, as publications around 2019 did.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Mask = NDArray[np.bool_]
+from polypstream.arrays import Mask
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """Pixel counts of one image from which every score follows."""
+    """Pixel counts of one image, from which all scores are computed."""
 
     true_positive: int
     false_positive: int
@@ -24,7 +24,19 @@ class Overlap:
 
     @classmethod
     def of(cls, truth: Mask, prediction: Mask) -> "Overlap":
-        """Compare two bool masks of the same shape (H, W)."""
+        """Compare two masks.
+
+        Args:
+            truth: The annotated mask, bool (H, W).
+            prediction: The predicted mask, bool (H, W).
+
+        Returns:
+            The pixel counts.
+
+        Raises:
+            ValueError: The shapes differ.
+            TypeError: A mask is not bool.
+        """
         if truth.shape != prediction.shape:
             raise ValueError(f"the masks differ in shape: truth {truth.shape}, prediction {prediction.shape}")
         if truth.dtype != np.bool_ or prediction.dtype != np.bool_:
@@ -45,18 +57,18 @@ class Overlap:
 
     @property
     def iou(self) -> float:
-        """|A ∩ B| / |A ∪ B|, of the polyp."""
+        """|A ∩ B| / |A ∪ B| of the polyp."""
         return _ratio(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
 
     @property
     def class_mean_iou(self) -> float:
-        """Mean of the polyp's IoU and the background's."""
+        """Mean of the IoU of the polyp and that of the background."""
         background = _ratio(self.true_negative, self.true_negative + self.false_positive + self.false_negative)
         return (self.iou + background) / 2
 
     @property
     def precision(self) -> float:
-        """Share of the predicted pixels that are polyp; with none predicted, 1 if there was nothing to find."""
+        """Share of the predicted pixels that are polyp; if none were predicted, 1 if there is no polyp, else 0."""
         empty = self.true_positive + self.false_positive == 0
         return (
             float(self.false_negative == 0)
@@ -66,7 +78,7 @@ class Overlap:
 
     @property
     def recall(self) -> float:
-        """Share of the polyp's pixels that were predicted."""
+        """Share of the polyp's pixels that were predicted; 1 if there is no polyp."""
         return _ratio(self.true_positive, self.true_positive + self.false_negative)
 
 
@@ -76,7 +88,7 @@ def _ratio(part: int, whole: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean over images with its 95% bootstrap interval."""
+    """Mean over images with its 95% bootstrap interval."""
 
     mean: float
     low: float
@@ -88,10 +100,22 @@ class Interval:
 
 
 def mean_with_interval(values: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean of a sequence of per-image scores and the percentile bootstrap interval over images."""
+    """Compute the mean of per-image scores and its percentile bootstrap interval over images.
+
+    Args:
+        values: One score per image, at least one.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        The mean with its 95% interval.
+
+    Raises:
+        ValueError: `values` is empty or not one-dimensional.
+    """
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or scores.size == 0:
-        raise ValueError(f"received scores of shape {scores.shape}; give one number per image, at least one")
+        raise ValueError(f"received scores of shape {scores.shape}; give a list of one number per image")
     rng = np.random.default_rng(seed)
     means = scores[rng.integers(0, scores.size, size=(resamples, scores.size))].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
@@ -99,5 +123,5 @@ def mean_with_interval(values: ArrayLike, *, resamples: int = 2000, seed: int = 
 
 
 def mean_dice(truths: Sequence[Mask], predictions: Sequence[Mask]) -> float:
-    """Mean per-image Dice of two equally long sequences of bool masks."""
+    """Compute the mean per-image Dice of two equally long sequences of bool masks (H, W)."""
     return float(np.mean([Overlap.of(t, p).dice for t, p in zip(truths, predictions, strict=True)]))

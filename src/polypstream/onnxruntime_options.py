@@ -1,20 +1,20 @@
-"""How every stage has ONNX Runtime work on a CPU, so that what is measured in one holds in another."""
+"""ONNX Runtime session options on a CPU, shared by all stages so that measurements are comparable."""
 
 import onnxruntime as ort
 
 SPIN_US = 50
-"""How long a thread that waits for another one keeps its core before it sleeps.
+"""Time in microseconds for which a waiting thread spins before it sleeps.
 
-A wait between two layers is shorter than this, and to be woken would cost more; between two frames the core goes to
-decoding, drawing and encoding. Measured on two cores, 352 by 352 pixels in 8 bits: 11.7 ms a frame in place of 13.7, at
-the same processor time.
+Waits between two layers are shorter, and waking up would take longer; between two frames, the core becomes available
+for decoding, drawing and encoding. On two cores with an 8-bit model of 352x352 pixels: 11.7 ms per frame instead of
+13.7, at the same CPU time.
 """
 _KNOWS_SPIN_TIME = (1, 26)
-"""Older releases spin without end or not at all."""
+"""Older releases spin indefinitely or not at all."""
 
 
 def session_options(*, threads: int | None = None) -> ort.SessionOptions:
-    """Options of a session that keeps its remarks to itself: what goes wrong is raised. None is a thread a core."""
+    """Options of a session without log output. `threads` is the number of intra-op threads; None: one per core."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     if tuple(map(int, ort.__version__.split(".")[:2])) >= _KNOWS_SPIN_TIME:

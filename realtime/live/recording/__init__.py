@@ -1,1 +1,1 @@
-"""Recordings of a live feed that neither hold it up nor are lost in a crash: pictures, events, snapshots."""
+"""Recording of a live session: video, events and snapshots, without delaying the feed and safe against crashes."""

@@ -1,4 +1,4 @@
-"""Work that must not hold up the picture: done in a thread of its own, which ends in every case."""
+"""Background work: a thread that processes items without delaying the caller, and always ends."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -8,19 +8,18 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from polypstream.errors import PolypstreamError
-from polypstream.realtime.handover import Delivery, Handover, HandoverClosed
-from polypstream.realtime.live.recording.failure import OnStopped
-from polypstream.realtime.stage import Stages
+from polypstream.files import OnStopped
+from polypstream.threads import Delivery, Handover, HandoverClosed, Stages
 
 T = TypeVar("T")
 
 
 class Background(ABC, Generic[T]):
-    """What feeds items to `_work` in a thread of its own. A context manager. Giving returns at once, raises nothing.
+    """Passes items to `_work` in a separate thread; adding an item returns immediately and never raises.
 
-    When `_work` falls behind by `capacity` items the oldest is dropped and counted. When it raises an error of this
-    package, `on_stopped` is told the text, and what is given from then on goes nowhere. Any other error is a bug, and
-    comes out of `close`. A subclass calls `__init__` last: the thread then runs.
+    If `_work` is more than `capacity` items behind, the oldest item is dropped and counted. If it raises an error of
+    this package, `on_stopped` is called with the message, and later items are ignored. Any other exception is a bug
+    and is raised by `close`. Subclasses must call `__init__` last, as it starts the thread. Use as a context manager.
     """
 
     def __init__(self, name: str, *, capacity: int, on_stopped: OnStopped) -> None:
@@ -32,21 +31,21 @@ class Background(ABC, Generic[T]):
 
     @property
     def dropped(self) -> int:
-        """How many items there was no time for."""
+        """Number of items dropped because the work was too slow."""
         return self._items.dropped
 
     @property
     def is_running(self) -> bool:
-        """Whether what is given will be worked on."""
+        """Whether new items will be processed."""
         return not self._ended.is_set()
 
     def _give(self, item: T) -> None:
-        """Hand an item over; ignored once the work has ended."""
+        """Add an item; ignored once the work has ended."""
         with suppress(HandoverClosed):
             self._items.put(item)
 
     def _fail(self, error: PolypstreamError) -> None:
-        """End the work early for a reason found outside it."""
+        """End the work early because of an error outside of it."""
         if self.is_running:
             self._ended.set()
             self._items.cancel()
@@ -54,10 +53,14 @@ class Background(ABC, Generic[T]):
 
     @abstractmethod
     def _work(self, items: Iterator[T]) -> None:
-        """Take items until there are no more."""
+        """Process items until there are no more."""
+
+    def end(self) -> None:
+        """Accept no more items, without waiting for the remaining ones; `close` still has to be called."""
+        self._items.close()
 
     def close(self) -> None:
-        """Have what was given worked on, and wait until that is done."""
+        """Process the remaining items, and wait until that is done."""
         self._items.close()
         self._stages.join()
 

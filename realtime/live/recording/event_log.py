@@ -1,23 +1,22 @@
-"""The log of a session as JSON lines, each on the disk before the next is written."""
+"""Event log of a session: JSON lines, each written to disk before the next one."""
 
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from threading import Event as Signal
 from threading import Lock
 from time import monotonic, time
 
-from polypstream.realtime.live.events import Event, EventKind
+from polypstream.files import unwritten
+from polypstream.realtime.live.events import Event, EventKind, event_record
 from polypstream.realtime.live.recording.background import Background
-from polypstream.realtime.live.recording.failure import unwritten
 
 RETRY_S = 1.0
-"""So long after a failure the disk is tried again: nothing tells when there is room once more."""
+"""Interval in seconds between attempts to write to a failed disk, as nothing signals that space is available again."""
 _WAITING = 1024
 _BLOCK = 4096
 
@@ -25,35 +24,45 @@ _BLOCK = 4096
 @dataclass(frozen=True, kw_only=True)
 class _Line:
     number: int
-    """Counted over all events; a gap shows that some were dropped."""
+    """Consecutive over all events; a gap means that some were dropped."""
     event: Event
     happened_at: float
-    """Seconds since 1970, by the wall clock at the time."""
+    """Wall-clock time of the event in seconds since 1970."""
 
 
 class EventLog(Background[_Line]):
-    """Appends events to a file, from any thread. A context manager.
+    """Appends events to a file; may be called from any thread. Use as a context manager.
 
-    `time` is the wall clock's, UTC; `session_s` and `duration_s` are by a clock that never jumps. Nothing raises in
-    the caller's thread. While the disk takes no more, events wait, the newest 1024 of them, and are written when it
-    does; then a line `events_lost` stands for those that could not wait. `on_notice` is told why the log is not
-    written, that it is again, and at the end how many events are not in it.
+    `time` is UTC from the wall clock; `session_s` and `duration_s` come from a monotonic clock. Nothing raises in the
+    caller's thread. While the disk cannot be written, the newest 1024 events are buffered; once it can be written
+    again, a line `events_lost` replaces those that were dropped. `on_notice` is called when writing fails, when it
+    works again, and at the end with the number of missing events.
+
+    Args:
+        path: File to append to.
+        on_notice: Called with one line for the user, from any thread.
+        began_at: Start of the session in monotonic seconds; None for now.
     """
 
-    def __init__(self, path: Path, *, on_notice: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, *, on_notice: Callable[[str], None], began_at: float | None = None) -> None:
         self.path = path
         self._file = _LineFile(path)
         self._on_notice = on_notice
-        self._began_at = monotonic()
-        self._is_written = True
+        self._began_at = monotonic() if began_at is None else began_at
+        self._is_written, self._problem = True, ""
         self._closing = Signal()
         self._lock = Lock()
         self._added = 0
         super().__init__("events", capacity=_WAITING, on_stopped=on_notice)
 
     @property
+    def problem(self) -> str:
+        """Why events currently cannot be written; empty if they can."""
+        return self._problem
+
+    @property
     def is_written(self) -> bool:
-        """Whether events reach the file at present."""
+        """Whether events are currently written to the file."""
         return self._is_written
 
     def add(self, event: Event) -> None:
@@ -64,7 +73,7 @@ class EventLog(Background[_Line]):
             self._added += 1
 
     def close(self) -> None:
-        """Write what waits, if the disk takes it now."""
+        """Write the buffered events if the disk accepts them now."""
         self._closing.set()
         super().close()
 
@@ -76,58 +85,49 @@ class EventLog(Background[_Line]):
                 records = [self._lost(lost, line)] if lost else []
                 if not all(self._put(record) for record in (*records, self._record(line))):
                     *_, last = line, *lines
-                    self._on_notice(f"the last {last.number + 1 - following} events are not in {self.path}")
+                    self._on_notice(f"the last {last.number + 1 - following} events are missing in {self.path}")
                     return
                 following = line.number + 1
         finally:
             self._file.close()
 
     def _put(self, record: dict[str, object]) -> bool:
-        """Write a line as soon as that is possible; False where it is not, and all is coming to its end."""
+        """Write a line as soon as that is possible; False if it is impossible and the log is closing."""
         while True:
             is_last_try = self._closing.is_set()
             try:
                 self._file.append(record)
             except OSError as error:
                 if self._is_written:
-                    self._is_written = False
-                    self._on_notice(unwritten(self.path, error))
+                    self._is_written, self._problem = False, unwritten(self.path, error)
+                    self._on_notice(self._problem)
                 if is_last_try:
                     return False
                 self._closing.wait(RETRY_S)
             else:
                 if not self._is_written:
-                    self._is_written = True
-                    self._on_notice(f"{self.path} is written again")
+                    self._is_written, self._problem = True, ""
+                    self._on_notice(f"{self.path} can be written again")
                 return True
 
     def _lost(self, count: int, following: _Line) -> dict[str, object]:
-        """What stands for events that could not wait, at the time of the one that follows them."""
+        """Return the line that replaces dropped events, with the time of the event that follows them."""
         event = Event(kind=EventKind.EVENTS_LOST, at=following.event.at, details={"count": count})
         return self._record(replace(following, event=event))
 
     def _record(self, line: _Line) -> dict[str, object]:
-        event = line.event
-        moment = datetime.fromtimestamp(line.happened_at, UTC).isoformat(timespec="milliseconds")
-        record: dict[str, object] = {
-            "event": event.kind.value,
-            "time": moment.replace("+00:00", "Z"),
-            "session_s": round(event.at - self._began_at, 3),
-        }
-        if event.pts_s is not None:
-            record["pts_s"] = round(event.pts_s, 6)
-        return record | dict(event.details)
+        return event_record(line.event, began_at=self._began_at, happened_at=line.happened_at)
 
 
 class _LineFile:
-    """A file that holds whole lines only. It is opened with the first line, and anew after each failure."""
+    """A file that contains only complete lines. It is opened for the first line, and again after each failure."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: FileIO | None = None
 
     def append(self, record: dict[str, object]) -> None:
-        """One whole line, on the disk; or `OSError`, and nothing of it."""
+        """Append one complete line to the disk; on `OSError`, none of it."""
         line = memoryview(json.dumps(record, separators=(",", ":")).encode() + b"\n")
         file = self._opened()
         end = file.seek(0, os.SEEK_END)
@@ -136,13 +136,13 @@ class _LineFile:
                 line = line[file.write(line) :]
             os.fsync(file.fileno())
         except OSError:
-            with suppress(OSError):  # where not even that can be done, opening it again does it
+            with suppress(OSError):  # if even this fails, the next open does it
                 file.truncate(end)
             self.close()
             raise
 
     def close(self) -> None:
-        """Let go of the file; the next line opens it again."""
+        """Close the file; the next line opens it again."""
         file, self._file = self._file, None
         if file is not None:
             with suppress(OSError):
@@ -162,7 +162,7 @@ class _LineFile:
 
 
 def _cut_unfinished(file: FileIO) -> None:
-    """Cut off what follows the last line end: a line that a full disk, or a kill, left half written."""
+    """Truncate an incomplete last line, left by a full disk or a killed process."""
     end = size = file.seek(0, os.SEEK_END)
     is_found = False
     while end and not is_found:

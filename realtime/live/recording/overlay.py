@@ -1,4 +1,4 @@
-"""Records what is shown: the pictures with their markers, or without, encoded anew in a thread of its own."""
+"""Overlay recording: encodes the displayed frames, with or without markers, in a separate thread."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,73 +12,76 @@ import av
 from av.codec.context import ThreadType
 from av.video.frame import PictureType
 
-from polypstream.realtime.encoding import Encoding, add_video_stream, working_format
-from polypstream.realtime.fitting import Fitter
-from polypstream.realtime.frame import Frame
-from polypstream.realtime.live.drawing import copied, draw_on
+from polypstream.files import OnStopped, recording_error
+from polypstream.realtime.live.display_frame import DisplayFrame, copied, draw_on
 from polypstream.realtime.live.recording.background import Background
-from polypstream.realtime.live.recording.failure import OnStopped, recording_error
-from polypstream.realtime.live.recording.part import Part, PartNames
-from polypstream.realtime.live.shown import LiveFrame
-from polypstream.realtime.overlay import MarkerStyle
-from polypstream.realtime.video import VideoInfo
+from polypstream.realtime.live.recording.segment import Segment, SegmentNames
+from polypstream.realtime.outlines.drawing import MarkerStyle
+from polypstream.realtime.video.container import VideoInfo
+from polypstream.realtime.video.encoding import Encoding, FrameConverter, add_video_stream, working_format
+from polypstream.realtime.video.frame import Frame
 
 MILLISECOND = Fraction(1, 1000)
 KEY_FRAME_EVERY_MS = 1000
 _WAITING = 8
-"""Frames that may wait for a slow encoder."""
+"""Frames that may be buffered for a slow encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverlayConfig:
-    """How shown pictures are recorded."""
+    """Settings of an overlay recording."""
 
     style: MarkerStyle | None = field(default_factory=MarkerStyle)
-    """None leaves the markers out: the feed itself, where a source has no packets to record."""
+    """Marker style; None records the frames without markers, for sources without packets."""
     encoding: Encoding = field(default_factory=lambda: Encoding(quality=20, preset="ultrafast"))
     rate: Fraction | None = None
-    """Frames a second as the source states them; a hint for players, since every frame has its own time."""
+    """Nominal frame rate of the source; only a hint for players, as every frame has its own time."""
 
 
-class OverlayRecorder(Background[LiveFrame]):
-    """Writes frames to `path`, at the times they were captured, and after each change of size to `…-2.mkv`.
+class OverlayRecorder(Background[DisplayFrame]):
+    """Encodes frames to `path` with their capture times, and after each change of size to `…-2.mkv` and so on.
 
-    Pictures are written as they were coded: a file says how players are to turn them, as the source did. Frames that a
-    slow encoder leaves no time for are dropped and counted. A context manager. Nothing raises in the caller's thread:
-    where the recording cannot go on, `on_stopped` is told why, once, and what was written plays.
+    Images are written in coded orientation, with the rotation of the source as metadata. If the encoder is too slow,
+    frames are dropped and counted. Nothing raises in the caller's thread: if recording fails, `on_stopped` is called
+    once with the reason, and the part written so far is playable. Use as a context manager.
+
+    Args:
+        path: First file to write, ending in .mkv.
+        config: Settings; None uses the defaults.
+        on_stopped: Called with the reason, from any thread.
     """
 
     def __init__(self, path: Path, config: OverlayConfig | None = None, *, on_stopped: OnStopped) -> None:
-        self._names, self._config = PartNames(path), config or OverlayConfig()
+        self._names, self._config = SegmentNames(path), config or OverlayConfig()
         self.written = 0
         """Frames."""
         super().__init__("record-overlay", capacity=_WAITING, on_stopped=on_stopped)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files written so far, in order."""
+        """Files written so far, in order."""
         return tuple(self._names.used)
 
-    def show(self, item: LiveFrame) -> None:
-        """Hand one frame to the encoder."""
+    def show(self, item: DisplayFrame) -> None:
+        """Pass a frame to the encoder."""
         self._give(item)
 
-    def _work(self, items: Iterator[LiveFrame]) -> None:
-        with ExitStack() as open_part:
+    def _work(self, items: Iterator[DisplayFrame]) -> None:
+        with ExitStack() as open_segment:
             film: _Film | None = None
             for item in items:
                 if film is None or not film.takes(item.frame):
-                    open_part.close()
-                    film = open_part.enter_context(_Film(self._names, item, self._config))
+                    open_segment.close()
+                    film = open_segment.enter_context(_Film(self._names, item, self._config))
                 film.write(item)
                 self.written += 1
 
 
 class _Film:
-    """The pictures of one size, turned one way, in one file."""
+    """One file, with frames of the same size and rotation."""
 
-    def __init__(self, names: PartNames, first: LiveFrame, config: OverlayConfig) -> None:
-        self._style, self._part = config.style, Part(names)
+    def __init__(self, names: SegmentNames, first: DisplayFrame, config: OverlayConfig) -> None:
+        self._style, self._segment = config.style, Segment(names)
         self._began_at = first.frame.captured_at
         self._last_ms, self._key_ms = -1, -KEY_FRAME_EVERY_MS
         picture = first.frame.picture
@@ -87,9 +90,9 @@ class _Film:
             picture.format.name, config.encoding.encoder, width=picture.width, height=picture.height
         )
         info = _info_of(first.frame, config.rate)
-        self._fitter = Fitter(info, pixel_format)
-        self._stream = add_video_stream(self._part.container, config.encoding, info, pixel_format, has_aspect=True)
-        # A crash loses what an encoder holds back: none of it with slices, a frame for each thread without.
+        self._converter = FrameConverter(info, pixel_format)
+        self._stream = add_video_stream(self._segment.container, config.encoding, info, pixel_format, has_aspect=True)
+        # A crash loses the frames buffered in the encoder: none with slice threads, one per thread without.
         self._stream.codec_context.thread_type = ThreadType.SLICE
         if config.encoding.encoder.name == "libx264":
             self._stream.codec_context.options |= {"tune": "zerolatency"}
@@ -97,8 +100,8 @@ class _Film:
     def takes(self, frame: Frame) -> bool:
         return self._shape == _shape_of(frame)
 
-    def write(self, item: LiveFrame) -> None:
-        picture = self._fitter.fitted(item.frame.picture)
+    def write(self, item: DisplayFrame) -> None:
+        picture = self._converter.convert(item.frame.picture)
         if picture is item.frame.picture:
             picture = copied(picture)
         if self._style is not None:
@@ -115,9 +118,9 @@ class _Film:
         try:
             packets = self._stream.encode(picture)
         except av.FFmpegError as error:
-            raise recording_error(self._part.path, error) from error
+            raise recording_error(self._segment.path, error) from error
         for packet in packets:
-            self._part.mux(packet)
+            self._segment.mux(packet)
 
     def __enter__(self) -> Self:
         return self
@@ -125,18 +128,18 @@ class _Film:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._part:
+        with self._segment:
             if error is None:
                 self._mux(None)
 
 
 def _shape_of(frame: Frame) -> tuple[object, ...]:
-    """What all the frames of one file share."""
+    """Properties that all frames of a file share."""
     return frame.picture.width, frame.picture.height, frame.picture.format.name, frame.display_matrix
 
 
 def _info_of(frame: Frame, rate: Fraction | None) -> VideoInfo:
-    """What one frame says of its stream."""
+    """Video properties derived from a single frame."""
     picture = frame.picture
     return VideoInfo(
         path=Path(),

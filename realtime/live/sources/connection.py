@@ -1,7 +1,10 @@
-"""One connection to a source: from its opening to its end, its video packets as they arrive."""
+"""Connections: opening and reading a source, and the cancellation that interrupts both."""
 
+import os
+import select
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from threading import Lock
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -12,29 +15,85 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from polypstream.errors import SourceError
-from polypstream.realtime.decoding import VideoPacket
-from polypstream.realtime.live.sources.halt import Halt, Halted
+from polypstream.realtime.video.decoding import VideoPacket
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """Raised in a waiting thread when it should stop."""
+
+
+class Cancellation:
+    """Cancels waiting operations; can be set once, from any thread. A context manager that owns a file descriptor."""
+
+    def __init__(self) -> None:
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = Lock()
+        self._is_cancelled = self._is_closed = False
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it has been cancelled."""
+        return self._is_cancelled
+
+    def cancel(self) -> None:
+        """Wake all current and future waiting threads."""
+        with self._lock:
+            self._is_cancelled = True
+            if not self._is_closed:
+                os.eventfd_write(self._event, 1)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a number of seconds; raises `Cancelled` immediately when cancelled."""
+        self._poll([], seconds)
+
+    def wait_ready(self, descriptor: int, events: int, timeout_s: float | None) -> None:
+        """Wait for `select.poll` events on a descriptor; raises `Cancelled`, or `TimeoutError` after the timeout."""
+        if not self._poll([(descriptor, events)], timeout_s):
+            raise TimeoutError
+
+    def _poll(self, wanted: list[tuple[int, int]], timeout_s: float | None) -> bool:
+        poll = select.poll()
+        for descriptor, events in [(self._event, select.POLLIN), *wanted]:
+            poll.register(descriptor, events)
+        ready = poll.poll(None if timeout_s is None else max(timeout_s, 0) * 1000)
+        if self._is_cancelled:
+            raise Cancelled
+        return bool(ready)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._is_closed = True
+            os.close(self._event)
+
 
 OPTIONS: Mapping[str, str] = {"fpsprobesize": "0"}
-"""Else FFmpeg waits for twenty frames to guess the rate. Its "nobuffer" is no help: it loses the first keyframe."""
+"""Otherwise FFmpeg waits for 20 frames to estimate the rate. Not "nobuffer", which drops the first keyframe."""
 
 MICROSECONDS = 1_000_000
+_TEXT = frozenset({"tty", "ansi"})
+"""FFmpeg would render any text as video of a terminal."""
 BUFFER = 1 << 16
-"""Bytes that FFmpeg asks a file of ours for at once; no datagram is longer."""
+"""Bytes that FFmpeg requests from a Python file object at a time; datagrams are never longer."""
 
 
 class Connection(Protocol):
-    """A context manager around an open stream. Everything but `close` is used by one thread at a time."""
+    """An open stream, as a context manager. Everything except `close` is used by one thread at a time."""
 
     @property
     def stream(self) -> VideoStream:
-        """The stream that is decoded."""
+        """The stream to decode."""
         ...
 
     def packets(self) -> Iterator[VideoPacket]:
-        """The packets, each as soon as it is there.
+        """Yield the packets as soon as they arrive.
 
-        Returns at the end of what has one. Raises `Halted`, `OSError` or `av.FFmpegError` when the line is lost.
+        Returns at the end of a source that has an end. If the connection is lost, it raises `Cancelled`, `OSError` or
+        `av.FFmpegError`.
         """
         ...
 
@@ -44,27 +103,31 @@ class Connection(Protocol):
     ) -> None: ...
 
 
-Feed = Callable[[Halt], Connection]
-"""Opens a connection; setting the `Halt` ends it, and its opening. Raises as `Connection.packets` does."""
+Feed = Callable[[Cancellation], Connection]
+"""Opens a connection; `Cancellation` interrupts it, also while opening. Raises like `Connection.packets`."""
 
 
 class ContainerConnection:
-    """A connection over a container that PyAV has opened.
+    """A connection based on an open PyAV container.
 
-    `stream` is its main video where not given; `resources` are closed after it; `wait` is called before each packet
-    is read, where reading cannot be woken.
+    Args:
+        container: The open container, which the connection closes.
+        cancellation: Interrupts reading.
+        stream: The stream to decode; None: the main video stream.
+        resources: Closed after the container.
+        wait: Called before each packet, for containers whose reading cannot be interrupted.
     """
 
     def __init__(
         self,
         container: InputContainer,
-        halt: Halt,
+        cancellation: Cancellation,
         *,
         stream: VideoStream | None = None,
         resources: ExitStack | None = None,
         wait: Callable[[], None] = lambda: None,
     ) -> None:
-        self._container, self._halt, self._wait = container, halt, wait
+        self._container, self._cancellation, self._wait = container, cancellation, wait
         self._resources = resources or ExitStack()
         try:
             self.stream = stream or video_of(container)
@@ -73,8 +136,8 @@ class ContainerConnection:
             raise
 
     def packets(self) -> Iterator[VideoPacket]:
-        """The packets until the line is lost; a live stream that says it ends is lost too."""
-        yield from packets_of(self._container, self.stream, self._halt, self._wait)
+        """Yield packets until the connection is lost; the end of a live stream counts as a lost connection."""
+        yield from packets_of(self._container, self.stream, self._cancellation, self._wait)
         raise SourceError("the stream has ended")
 
     def __enter__(self) -> Self:
@@ -88,20 +151,23 @@ class ContainerConnection:
 
 
 def open_quietly(file: Any, options: Mapping[str, str], **arguments: Any) -> InputContainer:  # noqa: ANN401
-    """`av.open`, with what FFmpeg logs meanwhile thrown away: it names addresses with their passwords."""
+    """Call `av.open` without FFmpeg's log output, which may contain passwords in addresses."""
     with Capture():
         container: InputContainer = av.open(
             file, "r", options={**OPTIONS, **options}, metadata_errors="replace", **arguments
         )
+    if container.format.name in _TEXT:
+        container.close()
+        raise SourceError("the received data is text, not video")
     return container
 
 
 def packets_of(
-    container: InputContainer, stream: VideoStream, halt: Halt, wait: Callable[[], None] = lambda: None
+    container: InputContainer, stream: VideoStream, cancellation: Cancellation, wait: Callable[[], None] = lambda: None
 ) -> Iterator[VideoPacket]:
-    """The packets of one stream up to the end of the container, each after a `wait` for it.
+    """Yield the packets of one stream until the end of the container, calling `wait` before each.
 
-    Raises `Halted`, `SourceError`, `av.FFmpegError`, and what `wait` raises.
+    Raises `Cancelled`, `SourceError`, `av.FFmpegError`, and the errors of `wait`.
     """
     demuxed = container.demux(stream)
     while True:
@@ -109,22 +175,22 @@ def packets_of(
         try:
             with Capture():
                 packet = next(demuxed, None)
-        except IndexError:  # PyAV knows only the streams of the beginning; damaged tables may announce others
+        except IndexError:  # PyAV only knows the initial streams; damaged tables may announce others
             raise SourceError("the stream has changed") from None
-        if halt.is_set:
-            raise Halted
+        if cancellation.is_cancelled:
+            raise Cancelled
         if packet is None:
             return
-        if packet.size:  # else PyAV's mark of the end, or "the picture stays as it is"
+        if packet.size:  # otherwise it is PyAV's end marker, or means "repeat the image"
             yield packet
 
 
 def video_of(container: InputContainer) -> VideoStream:
-    """The stream to decode. Raises `SourceError` where there is none."""
+    """Return the stream to decode; raises `SourceError` if there is none."""
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     decodable = [stream for stream in videos if stream.codec_context is not None]
     if not decodable:
         what = "a codec that FFmpeg cannot decode" if videos else "no video"
-        raise SourceError(f"the stream holds {what}")
+        raise SourceError(f"the stream contains {what}")
     best = container.streams.best("video")
     return next((stream for stream in decodable if best is not None and stream.index == best.index), decodable[0])

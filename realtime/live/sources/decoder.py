@@ -1,6 +1,7 @@
-"""Decoding a live stream: every frame as soon as its order allows, and never one that is no longer of the present."""
+"""Live decoding: outputs each frame as early as possible, and counts delivered, skipped and damaged frames."""
 
 import os
+from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 
@@ -8,43 +9,58 @@ import av
 from av.codec.context import Flags, ThreadType
 from av.video.stream import VideoStream
 
-from polypstream.realtime.frame import Frame
-from polypstream.realtime.live.sources.backlog import Arrival
-from polypstream.realtime.live.sources.counts import LineCounts
-from polypstream.realtime.video import display_matrix_of
+from polypstream.realtime.live.sources.reader import Arrival
+from polypstream.realtime.video.container import display_matrix_of
+from polypstream.realtime.video.frame import Frame
+from polypstream.realtime.video.timestamps import LiveClock
+
+
+@dataclass(kw_only=True)
+class SourceStatistics:
+    """Counts of a source; written by the iterating thread, readable from any thread."""
+
+    connections: int = 0
+    """Established connections."""
+    delivered: int = 0
+    """Frames delivered to the caller."""
+    skipped: int = 0
+    """Packets not decoded and frames not delivered because newer ones were available."""
+    undecodable: int = 0
+    """Packets that could not be decoded."""
+    damaged: int = 0
+    """Frames that differ from what the camera sent; see `integrity_of`."""
+
 
 _MOST_THREADS = 4
-_LEAP_S = 1
-"""A stream whose times go back by more than this has begun anew."""
 _HOPELESS = 10
-"""At so many times the lateness at which frames are skipped, nothing is decoded up to the next keyframe."""
+"""When the delay reaches this multiple of the skipping limit, nothing is decoded until the next keyframe."""
 
 
 class Integrity(Enum):
-    """Whether a picture is what the camera sent."""
+    """Whether an image is what the camera sent."""
 
     WHOLE = "whole"
     DAMAGED = "damaged"
-    """It was patched up by the decoder, or built upon a picture that was: worth a look, but not the network's."""
+    """Concealed by the decoder, or predicted from such an image: displayed, but not used for inference."""
 
 
 def integrity_of(frame: Frame) -> Integrity:
-    """What the decoder of a live source found out about a frame; for other frames, what FFmpeg says of this one."""
+    """Return the integrity that the live decoder determined for a frame; for other frames, FFmpeg's error flags."""
     if isinstance(frame.picture.opaque, Integrity):
         return frame.picture.opaque
     return Integrity.DAMAGED if frame.picture.is_corrupt else Integrity.WHOLE
 
 
 class LiveDecoder:
-    """The decoder of one connection.
+    """Decodes the stream of one connection.
 
-    Threads share the slices of a frame, never frames, which would wait for each other. A frame's `captured_at` is the
-    moment its own packet had arrived, so that what B-frames wait for their order counts as delay. Errors are counted
-    and survived: decoding goes on with the next packet that can be decoded. FFmpeg patches damaged pictures up and
-    marks them, but not those that are built upon them: from an error to the next keyframe all are `Integrity.DAMAGED`.
+    It uses slice threads, never frame threads, which would add delay. `captured_at` of a frame is the arrival time of
+    its own packet, so that the reordering of B-frames counts as delay. Errors are counted, and decoding continues with
+    the next decodable packet. FFmpeg conceals and flags damaged images, but not images predicted from them: after an
+    error, all frames up to the next keyframe are `Integrity.DAMAGED`.
     """
 
-    def __init__(self, stream: VideoStream, counts: LineCounts, *, late_s: float) -> None:
+    def __init__(self, stream: VideoStream, counts: SourceStatistics, *, late_s: float) -> None:
         self._context, self._counts, self._late_s = stream.codec_context, counts, late_s
         self._context.thread_type = ThreadType.SLICE
         self._context.thread_count = min(os.cpu_count() or 1, _MOST_THREADS)
@@ -55,11 +71,11 @@ class LiveDecoder:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height by the newest packet; zeros before the first."""
+        """Width and height according to the newest packet; zeros before the first."""
         return self._context.width, self._context.height
 
     def decode(self, arrival: Arrival, *, lag_s: float) -> list[Frame]:
-        """The frames that a packet brings forth, not numbered yet; the packet waited for `lag_s`."""
+        """Decode a packet that waited for `lag_s`; returns the resulting frames, without numbers."""
         packet = arrival.packet
         if packet.is_keyframe:
             self._awaits_keyframe = False
@@ -79,7 +95,7 @@ class LiveDecoder:
         return self._frames(pictures, arrival.at)
 
     def flush(self, *, at: float) -> list[Frame]:
-        """The frames still waiting for their order, when no packet will follow."""
+        """Return the frames still held for reordering, once no packet will follow."""
         try:
             return self._frames(self._context.decode(None), at)
         except av.FFmpegError:
@@ -88,7 +104,7 @@ class LiveDecoder:
     def _sent(self, packet: "av.Packet[VideoStream]") -> list[av.VideoFrame]:
         try:
             return self._context.decode(packet)
-        except av.BlockingIOError:  # an earlier error left the decoder full; PyAV has no call that only receives
+        except av.BlockingIOError:  # an earlier error left the decoder full; PyAV cannot receive without sending
             self._context.flush_buffers()
             return self._context.decode(packet)
 
@@ -113,35 +129,3 @@ class LiveDecoder:
             sample_aspect_ratio=self._context.sample_aspect_ratio or Fraction(1),
             display_matrix=display_matrix_of(picture),
         )
-
-
-class LiveClock:
-    """Gives the frames of one connection times that grow, whatever the sender's clock does.
-
-    Where it leaps back, as at the wrap of MPEG-TS's 33 bits or when the sender restarts, the times go on by what has
-    passed here since the frame before, and keep the sender's steps from then on.
-    """
-
-    def __init__(self, time_base: Fraction) -> None:
-        self.time_base = time_base
-        self._offset = 0
-        self._last: int | None = None
-        self._last_at = 0.0
-
-    def pts_of(self, picture: av.VideoFrame, captured_at: float) -> int:
-        """Presentation time in ticks of the time base, greater than the last one's."""
-        pts = self._mended(picture.pts, captured_at)
-        self._last, self._last_at = pts, captured_at
-        return pts
-
-    def _mended(self, received: int | None, captured_at: float) -> int:
-        if self._last is None:
-            return received or 0
-        passed = self._last + max(round((captured_at - self._last_at) / self.time_base), 1)
-        if received is None:
-            return passed
-        pts = received + self._offset
-        if (self._last - pts) * self.time_base > _LEAP_S:
-            self._offset += passed - pts
-            return passed
-        return max(pts, self._last + 1)

@@ -1,1 +1,1 @@
-"""The places where a live feed can be looked at: a page in a browser, a window, and none."""
+"""Viewers of a live feed: a page in browsers, a window, a virtual camera, metrics, and none at all."""

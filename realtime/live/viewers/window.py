@@ -1,4 +1,4 @@
-"""The window: OpenCV's, fed from any thread and run in the main one."""
+"""Window: an OpenCV window that receives frames from any thread and runs in the main thread."""
 
 import subprocess
 import sys
@@ -7,18 +7,22 @@ from time import monotonic
 
 import cv2
 
+from polypstream.arrays import Bgr
 from polypstream.errors import ConfigError
-from polypstream.realtime.handover import Delivery, Handover, HandoverClosed
-from polypstream.realtime.live.gauges import Recent
-from polypstream.realtime.live.shown import Light, LiveFrame, Status
-from polypstream.realtime.live.viewers.window_picture import Arrangement, Bgr, Readings, WindowPicture
-from polypstream.realtime.live.viewing import Action, Commands, Gauges
-from polypstream.realtime.overlay import MarkerStyle
+from polypstream.realtime.live.display_frame import DisplayFrame, Light, Status
+from polypstream.realtime.live.viewers.alerts import AlertConfig, Alerts
+from polypstream.realtime.live.viewers.viewer import Action, Commands, LiveStatistics, Notice
+from polypstream.realtime.live.viewers.window_layout import Arrangement, Readings, WindowPicture, letterboxed
+from polypstream.realtime.outlines.drawing import MarkerStyle
+from polypstream.realtime.statistics import Recent
+from polypstream.threads import Delivery, Handover, HandoverClosed
 
 TITLE = "polypstream live"
 PATIENCE_S = 0.01
-"""A window must look after its events this often, picture or no picture."""
+"""Interval in seconds for processing window events, even without frames."""
 _PROBE = "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"
+NOTICE_S = 4.0
+"""Seconds for which a message is displayed."""
 _PROBE_S = 20.0
 _ESCAPE = 27
 _NO_KEY = -1
@@ -26,54 +30,62 @@ _NO_KEY = -1
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """How the window looks."""
+    """Settings of the window."""
 
     width: int = 1280
-    """Of its contents, in pixels; the window can be stretched."""
+    """Width of the contents in pixels; the window can be resized."""
     lost_after_s: float = 0.8
-    """Without a new picture for so long, the window says that the feed is lost."""
+    """Seconds without a new frame after which the window reports the feed as lost."""
     style: MarkerStyle = field(default_factory=MarkerStyle)
+    alerts: AlertConfig = field(default_factory=AlertConfig)
 
     def __post_init__(self) -> None:
         for name, low, high in (("width", 320, 8192), ("lost_after_s", 0.1, 60)):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ConfigError(f"the window's {name} is {value:g}; it should be from {low:g} to {high:g}")
+                raise ConfigError(f"the window's {name} is {value:g}; it must be between {low:g} and {high:g}")
 
 
 class Window:
-    """A viewer on this machine's own screen. `run` belongs to the main thread; the rest may be called from any.
+    """Viewer on the screen of this machine. Call `run` in the main thread; the rest may be called from any thread.
 
-    Raises `ConfigError` where there is no screen.
+    Raises:
+        ConfigError: No window can be opened.
     """
 
     def __init__(self, config: WindowConfig, commands: Commands) -> None:
-        _check_screen()
+        check_display()
         self._config, self._commands = config, commands
-        self._newest: Handover[tuple[LiveFrame, Gauges] | Status] = Handover(capacity=1, delivery=Delivery.NEWEST)
+        self._newest: Handover[tuple[DisplayFrame | Status, LiveStatistics]] = Handover(
+            capacity=1, delivery=Delivery.NEWEST
+        )
         self._face = WindowPicture(width=config.width, style=config.style)
         self._arrangement = Arrangement()
-        self._gauges: Gauges | None = None
-        self._told = Status(light=Light.LOST, reason="no picture yet")
+        self._alerts = Alerts(config.alerts)
+        self._rung = 0
+        self._statistics: LiveStatistics | None = None
+        self._newest_notice: Notice | None = None
+        self._noticed_at = 0.0
+        self._told = Status(light=Light.LOST, reason="no video yet")
         self._picture_at = self._drawn_at = monotonic()
         self.video_delay = Recent()
-        """Seconds from the capture of a frame to its hand-over to the window system."""
+        """Seconds from the capture of a frame until it is passed to the window system."""
 
-    def show(self, shown: LiveFrame, gauges: Gauges) -> None:
-        """Show a frame, unless a newer one comes first."""
-        self._put((shown, gauges))
+    def show(self, shown: DisplayFrame, statistics: LiveStatistics) -> None:
+        """Show a frame unless a newer one arrives first."""
+        self._put((shown, statistics))
 
-    def tell(self, status: Status) -> None:
-        """Show how things stand."""
-        self._put(status)
+    def tell(self, status: Status, statistics: LiveStatistics) -> None:
+        """Show the status while there is no frame."""
+        self._put((status, statistics))
 
     def close(self) -> None:
-        """Have `run` return."""
+        """End `run`."""
         self._newest.cancel()
 
     def run(self) -> None:
-        """Open the window, and show what comes until `close`, or until the user closes it, which asks to quit."""
-        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+        """Open the window and show frames until `close`, or until the user closes it, which ends the session."""
+        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)
         try:
             cv2.resizeWindow(TITLE, self._config.width, round(self._config.width * 0.66))
             while self._step():
@@ -84,14 +96,14 @@ class Window:
         finally:
             cv2.destroyAllWindows()
 
-    def _put(self, item: tuple[LiveFrame, Gauges] | Status) -> None:
+    def _put(self, item: tuple[DisplayFrame | Status, LiveStatistics]) -> None:
         try:
             self._newest.put(item)
         except HandoverClosed:
-            return  # nobody looks any more
+            return  # the window is closed
 
     def _step(self) -> bool:
-        """Draw what has come, or what has not; whether to go on."""
+        """Draw the newest frame or its absence; returns whether to continue."""
         try:
             item = self._newest.get(timeout_s=PATIENCE_S)
         except TimeoutError:
@@ -99,39 +111,63 @@ class Window:
         except HandoverClosed:
             return False
         else:
-            if isinstance(item, Status):
-                self._told = item
+            shown, self._statistics = item
+            self._notice(self._statistics.notice)
+            if isinstance(shown, Status):
+                self._told = shown
                 self._draw_absence()
             else:
-                self._draw(*item)
+                self._draw(shown)
         return True
 
-    def _draw(self, shown: LiveFrame, gauges: Gauges) -> None:
-        self._told, self._gauges = shown.status, gauges
-        self._imshow(self._face.of_frame(shown, self._readings(shown.status), self._arrangement))
+    def _draw(self, shown: DisplayFrame) -> None:
+        self._told = shown.status
+        is_marked = bool(shown.markers) and self._arrangement.overlay
+        readings = self._readings(shown.status, is_marked=is_marked)
+        self._imshow(self._face.of_frame(shown, readings, self._arrangement))
         self._picture_at = self._drawn_at
         self.video_delay.add(self._drawn_at - shown.frame.captured_at)
 
     def _draw_absence(self) -> None:
-        """Say that there is no picture, once that is so, and then a few times a second."""
+        """Show that there is no video once that is so, and update this a few times per second."""
         now = monotonic()
         absent_s = now - self._picture_at
         if absent_s < self._config.lost_after_s or now - self._drawn_at < self._config.lost_after_s / 4:
             return
         told = self._told
         if told.light is not Light.LOST or not told.reason:
-            told = Status(light=Light.LOST, reason=f"no new picture for {absent_s:.0f} s")
+            told = Status(light=Light.LOST, reason=f"no new frame for {absent_s:.0f} s")
         self._imshow(self._face.without_frame(self._readings(told)))
 
+    def _notice(self, notice: Notice | None) -> None:
+        """Show a new message for `NOTICE_S`."""
+        if notice is not None and notice != self._newest_notice:
+            self._newest_notice, self._noticed_at = notice, monotonic()
+
     def _imshow(self, contents: Bgr) -> None:
-        cv2.imshow(TITLE, contents)
+        _, _, width, height = cv2.getWindowImageRect(TITLE)
+        cv2.imshow(TITLE, letterboxed(contents, width=width, height=height))
         self._drawn_at = monotonic()
 
-    def _readings(self, status: Status) -> Readings:
-        return Readings(status=status, gauges=self._gauges, video_delay=self.video_delay.delay())
+    def _readings(self, status: Status, *, is_marked: bool = False) -> Readings:
+        now = monotonic()
+        is_recent = now - self._noticed_at < NOTICE_S
+        chip = self._alerts.update(is_marked=is_marked, at_s=now, is_ready=status.light is Light.READY)
+        if self._alerts.raised > self._rung:
+            self._rung = self._alerts.raised
+            if self._config.alerts.sound:
+                print("\a", end="", file=sys.stderr, flush=True)  # the terminal's tone: OpenCV has none
+        return Readings(
+            status=status,
+            statistics=self._statistics,
+            video_delay=self.video_delay.delay(),
+            chip=chip,
+            chip_ago_s=self._alerts.since_shown_s(now),
+            message=self._newest_notice.text if self._newest_notice is not None and is_recent else "",
+        )
 
     def _obey(self, key: int) -> None:
-        """Do what a key asks for, or hand it on."""
+        """Execute the action of a key, or pass it on."""
         if key == _NO_KEY:
             return
         seen = self._arrangement
@@ -143,9 +179,12 @@ class Window:
                 self._arrangement = replace(seen, side_by_side=not seen.side_by_side)
                 self._commands.send(Action.SIDE_BY_SIDE_OFF if seen.side_by_side else Action.SIDE_BY_SIDE_ON)
             case "r":
-                is_recording = self._gauges is not None and self._gauges.recording
+                is_recording = self._statistics is not None and self._statistics.recording
                 self._commands.send(Action.RECORD_STOP if is_recording else Action.RECORD_START)
-            case "f":
+            case "a":
+                self._alerts.acknowledge(at_s=monotonic())
+                self._commands.send(Action.ALERT_ACKNOWLEDGED)
+            case "x":
                 is_full = cv2.getWindowProperty(TITLE, cv2.WND_PROP_FULLSCREEN) == cv2.WINDOW_FULLSCREEN
                 wanted = cv2.WINDOW_NORMAL if is_full else cv2.WINDOW_FULLSCREEN
                 cv2.setWindowProperty(TITLE, cv2.WND_PROP_FULLSCREEN, wanted)
@@ -159,13 +198,15 @@ _ACTIONS = {
     "=": Action.THRESHOLD_UP,
     "-": Action.THRESHOLD_DOWN,
     "n": Action.SNAPSHOT,
+    "m": Action.MISSED,
+    "f": Action.FALSE_ALARM,
     "q": Action.QUIT,
     chr(_ESCAPE): Action.QUIT,
 }
 
 
-def _check_screen() -> None:
-    """Raise `ConfigError` where no window can be opened; tried in a process of its own, which OpenCV would abort."""
+def check_display() -> None:
+    """Raise `ConfigError` if no window can be opened; tested in a new process, which OpenCV may abort."""
     try:
         tried = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, check=False, timeout=_PROBE_S)
     except subprocess.TimeoutExpired:
@@ -174,6 +215,6 @@ def _check_screen() -> None:
         if tried.returncode == 0:
             return
     raise ConfigError(
-        "no window can be opened: there is no screen here, or this OpenCV is one without windows; "
+        "no window can be opened: there is no display, or this OpenCV is built without windows; "
         "use --view page or --serve to watch in a browser, or --view none"
     )

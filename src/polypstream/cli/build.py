@@ -1,4 +1,4 @@
-"""`polypstream build`: an ONNX model in, a TensorRT engine for this GPU or for named ones out."""
+"""`polypstream build`: builds a TensorRT engine for this GPU or for named ones."""
 
 import json
 import sys
@@ -11,9 +11,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from polypstream.cli.options import JsonOption
+
 if TYPE_CHECKING:
-    from polypstream.realtime.tensorrt.builder import BuildConfig
-    from polypstream.realtime.tensorrt.engine_file import EngineFile
+    from polypstream.realtime.inference.tensorrt.builder import BuildConfig
+    from polypstream.realtime.inference.tensorrt.engine_file import EngineFile
 
 
 def register(app: typer.Typer) -> None:
@@ -22,36 +24,32 @@ def register(app: typer.Typer) -> None:
 
 
 def build(
-    model: Annotated[Path, typer.Argument(help="ONNX model, as polypstream export writes it.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="ONNX model written by polypstream export.", show_default=False)],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="Folder for the engine.  [default: the cache that polypstream annotate looks in]"
-        ),
+        typer.Option("--output", "-o", help="Folder for the engine.", show_default="the cache of the tensorrt backend"),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            help="Compute capabilities to build for without a GPU, as in sm86,sm89; TensorRT-RTX only.  "
-            "[default: this machine's GPU]"
+            help="Compute capabilities to build for without a GPU, such as sm86,sm89; TensorRT-RTX only.",
+            show_default="this machine's GPU",
         ),
     ] = None,
-    batch: Annotated[
-        int, typer.Option(min=1, help="Pictures at once at most; counts where the model leaves its batch open.")
-    ] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Largest batch, if the batch size of the model is variable.")] = 8,
     workspace_mib: Annotated[
-        int | None, typer.Option(min=1, help="GPU memory one layer may use, in MiB.  [default: all there is]")
+        int | None, typer.Option(min=1, help="GPU memory in MiB that one layer may use.", show_default="all of it")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Build the TensorRT engine of MODEL.
 
-    Writes <name>-<key>.engine and, beside it, a JSON file that says what the engine is and where it runs. The engine
-    computes in the precision of the model: export it as fp16 or int8 for a faster one. polypstream annotate builds
-    what it needs by itself; use this to build ahead, for another machine, or to see the numbers.
+    Writes <name>-<key>.engine and a JSON file with model, TensorRT version and GPU architecture. The engine has the
+    precision of the model; export fp16 or int8 for a faster one. The tensorrt backend builds its engine automatically;
+    use this command to build ahead of time or for another machine.
     """
-    from polypstream.realtime.tensorrt.builder import BuildConfig
-    from polypstream.realtime.tensorrt.cache import default_folder
+    from polypstream.realtime.inference.tensorrt.builder import BuildConfig
+    from polypstream.realtime.inference.tensorrt.cache import default_folder
 
     config = BuildConfig(
         batch=batch,
@@ -66,7 +64,7 @@ def build(
 
 
 def _built_with_progress(model: Path, folder: Path, config: "BuildConfig") -> "EngineFile":
-    from polypstream.realtime.tensorrt.builder import build_engine
+    from polypstream.realtime.inference.tensorrt.builder import build_engine
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
@@ -85,14 +83,14 @@ def _plain(engine: "EngineFile") -> dict[str, object]:
 
 def _table(engine: "EngineFile") -> Table:
     sidecar, key, contract = engine.sidecar, engine.sidecar.key, engine.sidecar.contract
-    shapes = f"uint8 {contract.colour_order}, {key.width}x{key.height}"
-    if key.batch.largest > 1:
-        shapes += f", {key.batch.smallest} to {key.batch.largest} at once"
+    shapes = f"uint8 {contract.color_order}, {key.width}x{key.height}"
+    if key.largest_batch > 1:
+        shapes += f", 1 to {key.largest_batch} per batch"
     rows = {
         "model": f"{contract.name} {contract.version}",
         "precision": key.precision,
         "input": shapes,
-        "built with": f"{'TensorRT-RTX' if key.flavour == 'rtx' else 'TensorRT'} {key.tensorrt_version}",
+        "built with": f"{'TensorRT-RTX' if key.flavor == 'rtx' else 'TensorRT'} {key.tensorrt_version}",
         "runs on": str(key.target),
         "size": f"{sidecar.engine_bytes / 1e6:.1f} MB, from {sidecar.onnx_bytes / 1e6:.1f} MB of ONNX",
         "time": f"{sidecar.build_seconds:.1f} s",

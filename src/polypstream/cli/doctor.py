@@ -1,13 +1,18 @@
-"""`polypstream doctor`: what this machine has, what is missing, and how to install it."""
+"""`polypstream doctor`: checks what works on this machine, and how to fix the rest."""
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from polypstream.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from polypstream.realtime.doctor import Check
 
 
 def register(app: typer.Typer) -> None:
@@ -15,18 +20,31 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List what this machine has for running the software, what is missing, and the command that installs it."""
-    from polypstream.realtime.doctor import findings
+def doctor(as_json: JsonOption = False) -> None:
+    """Check what works on this machine, and show how to fix the rest.
 
-    rows = findings()
+    Runs the model in every inference backend and encodes with every encoder; looks for an NVIDIA GPU, the shipped
+    models, a display, capture devices, the GStreamer element polypoverlay, and the optional parts of the package.
+    """
+    from polypstream.realtime.doctor import checks
+
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print(json.dumps([asdict(check) for check in checks()], indent=2))
         return
-    table = Table(show_header=False)
-    for row in rows:
-        if row.found is not None:
-            table.add_row("[green]✓[/green]", row.what, escape(row.found))
-        else:
-            table.add_row("[yellow]✗[/yellow]", row.what, f"missing; {escape(row.mend or '')}")
-    Console().print(table)
+    with Console(stderr=True).status("checking"):
+        found = list(checks())
+    console = Console()
+    for group in dict.fromkeys(check.group for check in found):
+        console.print(f"[bold]{escape(group)}[/bold]")
+        console.print(_table([check for check in found if check.group == group]))
+
+
+def _table(checks: "list[Check]") -> Table:
+    table = Table.grid(padding=(0, 1))
+    for width in (2, 25, None):
+        table.add_column(width=width, overflow="fold")
+    for check in checks:
+        mark = "[green]✓[/green]" if check.works else "[yellow]✗[/yellow]"
+        fix = f"\n→ {check.fix}" if check.fix else ""
+        table.add_row(f" {mark}", escape(check.name), escape(check.detail + fix))
+    return table

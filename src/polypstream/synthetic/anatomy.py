@@ -1,7 +1,7 @@
-"""The wall of the synthetic colon: its relief, colour, wetness and polyps, all drawn from one seed.
+"""Wall of the synthetic colon: its relief, color, wetness and polyps, generated from a seed.
 
 Lengths are in mean radii of the lumen. The wall is unrolled: columns of a map go once around the tube (angle 0 to
-2 pi), rows go along it, and both wrap, so that the scene repeats every `PERIOD` radii.
+2 pi), rows go along it. Both wrap around, so the scene repeats every `PERIOD` radii.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ Floats = NDArray[np.float32]
 
 
 def floats(values: object) -> Floats:
-    """The same values, known to be float32; copied only where they were not."""
+    """Return the values as float32, without a copy if they already are."""
     return np.asarray(values, dtype=np.float32)
 
 
 PERIOD = 24.0
 RELIEF_SIZE = (1536, 384)
 """Rows and columns of the relief map."""
-COLOUR_SIZE = (3840, 1024)
-"""Rows and columns of the colour map: about 160 texels a radius."""
+COLOR_SIZE = (3840, 1024)
+"""Rows and columns of the color map: about 160 texels per radius."""
 VESSEL_ROWS = 1280
 """Rows after which the larger vessels repeat."""
 GLOSS_SIDE = 512
@@ -34,7 +34,7 @@ SKIN_SIDE = 384
 
 
 class PolypKind(Enum):
-    """The shapes in which polyps grow."""
+    """Shapes of polyps."""
 
     SESSILE = "sessile"
     PEDUNCULATED = "pedunculated"
@@ -43,39 +43,39 @@ class PolypKind(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Polyp:
-    """A growth on the wall, at an angle (radians) and a place along the tube (radii)."""
+    """A polyp on the wall, at an angle (radians) and a position along the tube (radii)."""
 
     kind: PolypKind
     angle: float
     along: float
     size: float
-    """Half its width, in radii."""
+    """Half of its width, in radii."""
     wall: float
-    """Radius of the wall under it."""
+    """Radius of the wall below it."""
     lean: tuple[float, float]
-    """Where the top leans to: around the tube and along it, in sizes."""
+    """Offset of the top around the tube and along it, in multiples of `size`."""
     phase: float
-    """Turns the lumps, so that no two look alike."""
+    """Rotation of the surface bumps, different for each polyp."""
     skin: NDArray[np.uint8]
-    """(SKIN_SIDE, SKIN_SIDE, 3) RGB reflectance."""
+    """RGB reflectance, uint8 (SKIN_SIDE, SKIN_SIDE, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wall:
-    """The maps of one colon."""
+    """The maps and polyps of one colon."""
 
     relief: Floats
-    """RELIEF_SIZE + (3,): radius, its slope around (per radian) and along (per radius)."""
-    colour: NDArray[np.uint8]
-    """COLOUR_SIZE + (3,) RGB reflectance, linear."""
+    """Radius and its slope around (per radian) and along (per radius): RELIEF_SIZE + (3,)."""
+    color: NDArray[np.uint8]
+    """Linear RGB reflectance: COLOR_SIZE + (3,)."""
     gloss: Floats
-    """(GLOSS_SIDE, GLOSS_SIDE, 3) unit normals of the wet film: outwards, around, along."""
+    """Unit normals of the wet film (outward, around, along): (GLOSS_SIDE, GLOSS_SIDE, 3)."""
     polyps: tuple[Polyp, ...]
 
 
 @lru_cache(maxsize=4)
 def wall_from_seed(seed: int) -> Wall:
-    """The colon that belongs to a seed; takes about a second."""
+    """Generate the colon of a seed; takes about a second."""
     rng = np.random.default_rng([seed, 1])
     sites = _sites(rng)
     radius = _radius(rng, sites)
@@ -83,14 +83,14 @@ def wall_from_seed(seed: int) -> Wall:
     rows = np.gradient(np.pad(radius, 1, mode="wrap"), axis=0)[1:-1, 1:-1] * (RELIEF_SIZE[0] / PERIOD)
     return Wall(
         relief=np.dstack([radius, columns, rows]).astype(np.float32),
-        colour=_colour(rng, radius),
+        color=_color(rng, radius),
         gloss=_gloss(rng),
         polyps=tuple(_polyp(rng, kind, angle, along, radius) for kind, angle, along in sites),
     )
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[float, float]) -> Floats:
-    """Noise of mean 0 and deviation about 1 that wraps around, with so many cells down and across."""
+    """Return periodic noise of mean 0 and standard deviation of about 1, with the given cells down and across."""
     rows, columns = (max(3, round(c)) for c in cells)
     grid = np.pad(rng.standard_normal((rows, columns)).astype(np.float32), 3, mode="wrap")
     high, wide = size[0] / rows, size[1] / columns
@@ -101,7 +101,7 @@ def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[f
 
 
 def _sites(rng: np.random.Generator) -> list[tuple[PolypKind, float, float]]:
-    """Which polyps grow where, in the order of withdrawal: one, a clean stretch, two together, and so on."""
+    """Choose the polyps and their positions in order of withdrawal: one, an empty stretch, two together, and so on."""
     gaps = (0.0, 3.6, 0.9, 3.6, 3.6, 0.9, 3.4, 3.0)
     kinds = list(PolypKind)
     first = int(rng.integers(3))
@@ -130,7 +130,7 @@ def _polyp(rng: np.random.Generator, kind: PolypKind, angle: float, along: float
 
 
 def _radius(rng: np.random.Generator, sites: list[tuple[PolypKind, float, float]]) -> Floats:
-    """The radius of the wall: three flat sides, pouches, and folds that span part of the round."""
+    """Return the radius of the wall: three flat sides, pouches, and folds that span part of the circumference."""
     rows, columns = RELIEF_SIZE
     along = np.linspace(0, PERIOD, rows, endpoint=False)[:, None]
     angle = np.linspace(0, 2 * np.pi, columns, endpoint=False)[None, :]
@@ -140,13 +140,13 @@ def _radius(rng: np.random.Generator, sites: list[tuple[PolypKind, float, float]
     radius = radius + 0.010 * smooth_noise(rng, RELIEF_SIZE, (PERIOD * 2.8, 16))
     radius = radius + 0.0022 * smooth_noise(rng, RELIEF_SIZE, (PERIOD * 8, 48))
     folds = np.zeros(RELIEF_SIZE)
-    for centre, middle, depth in _fold_places(rng, sites):
-        near_rows = (round(centre * rows / PERIOD) + np.arange(-90, 90)) % rows
+    for center, middle, depth in _fold_places(rng, sites):
+        near_rows = (round(center * rows / PERIOD) + np.arange(-90, 90)) % rows
         span = rng.uniform(-0.45, 0.45)
         window = np.clip((np.cos(angle - middle) - span) / (1.0 - span) * 1.9, 0, 1)
         window = window * window * (3 - 2 * window)
         bow = rng.uniform(-0.16, 0.16) * np.cos(angle - rng.uniform(0, 6)) + 0.1 * np.cos(2 * angle + rng.uniform(0, 6))
-        offset = (along[near_rows] - centre - bow + PERIOD / 2) % PERIOD - PERIOD / 2
+        offset = (along[near_rows] - center - bow + PERIOD / 2) % PERIOD - PERIOD / 2
         width = rng.uniform(0.11, 0.17)
         near, far = np.exp(-((np.abs(offset) / width) ** 1.7)), np.exp(-((offset / (2.4 * width)) ** 2))
         folds[near_rows] = np.maximum(folds[near_rows], depth * window * (0.76 * near + 0.24 * far))
@@ -156,7 +156,7 @@ def _radius(rng: np.random.Generator, sites: list[tuple[PolypKind, float, float]
 def _fold_places(
     rng: np.random.Generator, sites: list[tuple[PolypKind, float, float]]
 ) -> list[tuple[float, float, float]]:
-    """Place along, angle of the middle, and height of each fold; one stands before each polyp and will hide it."""
+    """Return position, center angle and height of each fold; one lies in front of each polyp and hides it later."""
     places = [
         ((along - 0.62) % PERIOD, angle + rng.uniform(-0.5, 0.5), rng.uniform(0.30, 0.38)) for _, angle, along in sites
     ]
@@ -169,37 +169,37 @@ def _fold_places(
     return places
 
 
-def _colour(rng: np.random.Generator, radius: Floats) -> NDArray[np.uint8]:
-    """Pink-orange mucosa, blotched, paler on the crests, with vessels of three depths."""
-    rows, columns = COLOUR_SIZE
-    blotch = 0.6 * smooth_noise(rng, COLOUR_SIZE, (PERIOD * 0.8, 5)) + 0.4 * smooth_noise(rng, COLOUR_SIZE, (70, 18))
-    warmth = smooth_noise(rng, COLOUR_SIZE, (PERIOD * 0.6, 4))
-    grain = 0.6 * smooth_noise(rng, COLOUR_SIZE, (420, 112)) + 0.4 * smooth_noise(rng, COLOUR_SIZE, (1250, 333))
+def _color(rng: np.random.Generator, radius: Floats) -> NDArray[np.uint8]:
+    """Return pink-orange mucosa with blotches, paler on the crests, with vessels at three depths."""
+    rows, columns = COLOR_SIZE
+    blotch = 0.6 * smooth_noise(rng, COLOR_SIZE, (PERIOD * 0.8, 5)) + 0.4 * smooth_noise(rng, COLOR_SIZE, (70, 18))
+    warmth = smooth_noise(rng, COLOR_SIZE, (PERIOD * 0.6, 4))
+    grain = 0.6 * smooth_noise(rng, COLOR_SIZE, (420, 112)) + 0.4 * smooth_noise(rng, COLOR_SIZE, (1250, 333))
     crest = cv2.resize(np.clip((0.92 - radius) * 2.2, 0, 1), (columns, rows), interpolation=cv2.INTER_LINEAR)
     blood = 1 + 0.13 * blotch + 0.05 * grain + 0.7 * _vessels(rng) - 0.3 * crest
-    patches = np.clip(smooth_noise(rng, COLOUR_SIZE, (PERIOD * 1.6, 10)) - 0.9, 0, 1)
+    patches = np.clip(smooth_noise(rng, COLOR_SIZE, (PERIOD * 1.6, 10)) - 0.9, 0, 1)
     blood += 0.18 * patches
     absorbed = np.array([0.10, 1.16, 1.78], np.float32)
-    colour = np.exp(-absorbed * blood[..., None].clip(0.2, 3))
-    colour *= 1 + warmth[..., None] * np.array([0.0, 0.02, -0.05], np.float32)
-    return np.asarray((colour * 255).clip(0, 255).round(), dtype=np.uint8)
+    color = np.exp(-absorbed * blood[..., None].clip(0.2, 3))
+    color *= 1 + warmth[..., None] * np.array([0.0, 0.02, -0.05], np.float32)
+    return np.asarray((color * 255).clip(0, 255).round(), dtype=np.uint8)
 
 
 def _vessels(rng: np.random.Generator) -> Floats:
-    """How much blood vessels add: branching trees, sharp near the surface and blurred below, and a fine net."""
+    """Return the contribution of blood vessels: trees, sharp near the surface and blurred below, and a fine net."""
     shallow = cv2.GaussianBlur(_trees(rng, 70, width=2.9, reach=150), (0, 0), 1.1)
     deep = cv2.GaussianBlur(_trees(rng, 26, width=8.0, reach=330), (0, 0), 4.5)
     fine = cv2.GaussianBlur(_trees(rng, 330, width=1.7, reach=80), (0, 0), 0.8)
-    drawn = np.tile(0.9 * shallow + 0.55 * deep + 0.5 * fine, (COLOUR_SIZE[0] // VESSEL_ROWS, 1))
-    net = smooth_noise(rng, COLOUR_SIZE, (330, 88))
-    net = np.clip(1 - np.abs(net) * 4.5, 0, 1) * np.clip(0.6 + 0.7 * smooth_noise(rng, COLOUR_SIZE, (50, 13)), 0, 1.4)
-    strength = np.clip(0.75 + 0.45 * smooth_noise(rng, COLOUR_SIZE, (PERIOD * 0.7, 5)), 0.1, 1.6)
+    drawn = np.tile(0.9 * shallow + 0.55 * deep + 0.5 * fine, (COLOR_SIZE[0] // VESSEL_ROWS, 1))
+    net = smooth_noise(rng, COLOR_SIZE, (330, 88))
+    net = np.clip(1 - np.abs(net) * 4.5, 0, 1) * np.clip(0.6 + 0.7 * smooth_noise(rng, COLOR_SIZE, (50, 13)), 0, 1.4)
+    strength = np.clip(0.75 + 0.45 * smooth_noise(rng, COLOR_SIZE, (PERIOD * 0.7, 5)), 0.1, 1.6)
     return floats((drawn + 0.2 * net) * strength)
 
 
 def _trees(rng: np.random.Generator, count: int, *, width: float, reach: float) -> Floats:
-    """Random branching trees, 0 to 1, on a map of VESSEL_ROWS that wraps; width and reach in texels."""
-    size, margin, steps = (VESSEL_ROWS, COLOUR_SIZE[1]), 400, 14
+    """Draw random branching trees, 0 to 1, on a periodic map of VESSEL_ROWS; width and reach in texels."""
+    size, margin, steps = (VESSEL_ROWS, COLOR_SIZE[1]), 400, 14
     canvas = np.zeros((size[0] + 2 * margin, size[1] + 2 * margin), np.uint8)
     starts = margin + rng.uniform(0, 1, (count, 2)) * (size[1], size[0])
     headings = rng.uniform(0, 2 * np.pi, count)
@@ -219,7 +219,7 @@ def _trees(rng: np.random.Generator, count: int, *, width: float, reach: float) 
 
 
 def _wrapped(canvas: NDArray[np.uint8], margin: int) -> Floats:
-    """A canvas without its margins, whatever was drawn on them added at the opposite side; 0 to 1."""
+    """Remove the margins of a canvas and add their content at the opposite side; 0 to 1."""
     for axis in (0, 1):
         canvas = np.swapaxes(canvas, 0, axis)
         canvas[margin : 2 * margin] = np.maximum(canvas[margin : 2 * margin], canvas[-margin:])
@@ -229,7 +229,7 @@ def _wrapped(canvas: NDArray[np.uint8], margin: int) -> Floats:
 
 
 def _gloss(rng: np.random.Generator) -> Floats:
-    """Normals of the wet film: mostly smooth with ripples, longer around the tube than along it."""
+    """Return normals of the wet film: mostly smooth, with ripples that are longer around the tube than along it."""
     size = (GLOSS_SIDE, GLOSS_SIDE)
     film = 1.5 * smooth_noise(rng, size, (22, 14)) + 1.2 * smooth_noise(rng, size, (60, 38))
     film = film + 0.7 * smooth_noise(rng, size, (128, 96))
@@ -242,7 +242,7 @@ def _gloss(rng: np.random.Generator) -> Floats:
 
 
 def _skin(rng: np.random.Generator, kind: PolypKind) -> NDArray[np.uint8]:
-    """A polyp's own surface: pits and ridges, redder or paler than the wall, no large vessels."""
+    """Return the surface of a polyp: pits and ridges, redder or paler than the wall, no large vessels."""
     size = (SKIN_SIDE, SKIN_SIDE)
     pits = smooth_noise(rng, size, (58, 58))
     ridges = np.clip(1 - np.abs(pits) * 1.6, 0, 1)
@@ -254,5 +254,5 @@ def _skin(rng: np.random.Generator, kind: PolypKind) -> NDArray[np.uint8]:
     }[kind]
     blood = level + float(rng.uniform(-0.1, 0.1)) + 0.18 * blotch + pattern * (ridges - 0.45)
     blood = blood + 0.06 * smooth_noise(rng, size, (140, 140))
-    colour = np.exp(-np.array([0.09, 1.08, 1.6], np.float32) * blood[..., None].clip(0.2, 3))
-    return np.asarray((colour * 255).clip(0, 255).round(), dtype=np.uint8)
+    color = np.exp(-np.array([0.09, 1.08, 1.6], np.float32) * blood[..., None].clip(0.2, 3))
+    return np.asarray((color * 255).clip(0, 255).round(), dtype=np.uint8)

@@ -1,6 +1,6 @@
-"""The endoscope: where it is and looks at a time, and the ray of each pixel.
+"""Camera of the synthetic endoscope: its position and direction over time, and the ray of each pixel.
 
-The tube runs along z with its middle at (x, y) = course(z); the tip looks towards larger z and is withdrawn towards
+The tube runs along z with its center at (x, y) = course(z); the tip points toward larger z and is withdrawn toward
 smaller z. Lengths are in mean radii of the lumen, angles in radians, times in seconds.
 """
 
@@ -14,9 +14,9 @@ from polypstream.synthetic.anatomy import PERIOD, Floats, Polyp
 Vector = NDArray[np.float64]
 
 SPEED = 0.6
-"""Mean withdrawal, radii a second."""
+"""Mean speed of withdrawal, in radii per second."""
 FIELD = 1.12
-"""Tangent of half the field of view along the picture's longer side, before distortion."""
+"""Tangent of half the field of view along the image's longer side, before distortion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +26,18 @@ class View:
     eye: Vector
     """(3,) position."""
     axes: Vector
-    """(3, 3): right, down and forward, as columns."""
+    """Right, down and forward vectors as columns: (3, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Journey:
-    """How the colon bends and how the endoscope moves through it, from one seed."""
+    """Path of the colon and movement of the endoscope through it, generated from a seed."""
 
     seed: int
     polyps: tuple[Polyp, ...]
 
     def course(self, z: Vector) -> tuple[Vector, Vector]:
-        """Middle of the tube at z, and its slope there: (2, ...) each."""
+        """Return the center of the tube at z and its slope there: (2, ...) each."""
         phases = np.random.default_rng([self.seed, 2]).uniform(0, 2 * np.pi, 6)
         middle, slope = np.zeros((2, *z.shape)), np.zeros((2, *z.shape))
         for axis, (first, second, third) in enumerate((phases[:3], phases[3:])):
@@ -47,12 +47,12 @@ class Journey:
         return middle, slope
 
     def place(self, seconds: float) -> float:
-        """z of the tip: withdrawn in pulls, now and then pushed back a little."""
+        """Return z of the tip: withdrawn in pulls, sometimes pushed back slightly."""
         pull = 2 * np.pi / 4.3
         return float(1.55 - SPEED * seconds - 0.24 * np.sin(pull * seconds + 2.2) + 0.025 * np.sin(3.1 * seconds))
 
     def view(self, seconds: float) -> View:
-        """Position and direction of the camera."""
+        """Return position and direction of the camera."""
         z = self.place(seconds)
         gaze = self._gaze(z)
         sway = _wander(self.seed, seconds, rates=(0.9, 1.7, 2.9), heights=(0.09, 0.05, 0.02))
@@ -64,16 +64,16 @@ class Journey:
         return View(eye=eye, axes=_axes(target - eye, roll=0.25 * np.sin(0.37 * seconds + self.seed)))
 
     def blur_seconds(self, seconds: float) -> float:
-        """Half the time the shutter stays open: long only while the tip is jolted."""
+        """Return half of the exposure time, which is long only during jolts."""
         return 0.02 if abs(_since_jolt(seconds)) < 0.22 else 0.0
 
     def _jolt(self, seconds: float) -> Vector:
-        """A quick swing of the view: (2,)."""
+        """Return a quick swing of the view: (2,)."""
         since = _since_jolt(seconds)
         return np.array([0.24, 0.13]) * float(np.exp(-((since / 0.16) ** 2)) * np.sin(13 * since))
 
     def _gaze(self, z: float) -> Vector:
-        """Towards the polyps nearby, as a physician would look: (2,), at most about 1 long."""
+        """Return an offset toward nearby polyps, as a physician would aim: (2,), at most about 1 long."""
         gaze = np.zeros(2)
         for polyp in self.polyps:
             ahead = (polyp.along - z + PERIOD / 2) % PERIOD - PERIOD / 2
@@ -83,12 +83,12 @@ class Journey:
 
 
 def _since_jolt(seconds: float) -> float:
-    """Time since the nearest jolt, negative before it; one comes every eleven seconds."""
+    """Return the time since the nearest jolt, negative before it; there is one every eleven seconds."""
     return (seconds - 5.05 + 5.5) % 11.0 - 5.5
 
 
 def _wander(seed: int, seconds: float, *, rates: tuple[float, ...], heights: tuple[float, ...]) -> Vector:
-    """A smooth, never repeating movement: (2,). The second rate is near that of breathing."""
+    """Return a smooth, never repeating movement: (2,). The second rate is close to that of breathing."""
     phases = np.random.default_rng([seed, 3]).uniform(0, 2 * np.pi, (2, len(rates)))
     return np.asarray((np.sin(np.array(rates) * seconds * np.array([[1.0], [1.13]]) + phases) * heights).sum(axis=1))
 
@@ -101,7 +101,7 @@ def _axes(forward: Vector, *, roll: float) -> Vector:
 
 
 def rays_of(width: int, height: int) -> Floats:
-    """Unit direction of each pixel in camera axes, (3, height, width), with the barrel distortion of the lens."""
+    """Return the unit direction of each pixel in camera axes, (3, height, width), with the lens's barrel distortion."""
     side = max(width, height)
     x = (np.arange(width) * 2 + 1 - width) / side
     y = (np.arange(height) * 2 + 1 - height) / side

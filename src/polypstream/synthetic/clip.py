@@ -1,4 +1,4 @@
-"""What a synthetic clip is, and its frames: each can be made on its own, and the same clip gives the same bytes."""
+"""Synthetic clips: deterministic frames with known masks, and their encoding as an H.264 MP4."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +13,16 @@ from polypstream.synthetic.counter import COUNTER_BITS, COUNTER_SHARE, draw_coun
 
 if TYPE_CHECKING:
     from polypstream.synthetic.render import Scene
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+from polypstream.errors import OutputError
 
 SMALLEST_SIDE = 64
 LARGEST_SIDE = 8192
@@ -20,18 +30,22 @@ LARGEST_SIDE = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticClip:
-    """A colonoscopy that exists only as numbers: sizes in pixels, fps in frames per second."""
+    """A synthetic colonoscopy, rendered on demand: sizes in pixels, fps in frames per second.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
 
     width: int = 640
     height: int = 480
     fps: int = 25
     seconds: float = 10.0
     seed: int = 0
-    """Which colon, and how the endoscope moves through it."""
+    """Selects the colon and the movement of the endoscope."""
     polyps: bool = True
-    """Without them the same colon is filmed in the same way, and every mask is empty."""
+    """False renders the same colon and movement without polyps; all masks are empty."""
     counter: bool = False
-    """Draws the frame's number as a bar code along the bottom, for `counter_from_rgb` to read."""
+    """Draw the frame number as a bar code along the bottom, for `counter_from_rgb`."""
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
@@ -41,47 +55,49 @@ class SyntheticClip:
         if not 1 <= self.fps <= 1000:
             raise ConfigError(f"synthetic clip fps is {self.fps}; use 1 to 1000 frames per second")
         if not 0 < self.seconds <= 86400 or self.frame_count < 1:
-            raise ConfigError(f"synthetic clip seconds is {self.seconds}; use one frame (1 / fps) to a day (86400)")
+            raise ConfigError(f"synthetic clip seconds is {self.seconds}; use one frame (1 / fps) to one day (86400)")
         if self.seed < 0:
             raise ConfigError(f"synthetic clip seed is {self.seed}; use 0 or more")
         if self.counter and self.frame_count > 1 << COUNTER_BITS:
             limit = 1 << COUNTER_BITS
             raise ConfigError(
-                f"synthetic clip has {self.frame_count} frames; its counter ends at {limit}, so shorten it"
+                f"synthetic clip has {self.frame_count} frames, but its counter ends at {limit}; use a shorter clip"
             )
 
     @property
     def frame_count(self) -> int:
-        """How many frames the clip has."""
+        """Number of frames of the clip."""
         return round(self.seconds * self.fps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticFrame:
-    """One frame and the truth about it."""
+    """One frame and its ground truth."""
 
     index: int
     rgb: NDArray[np.uint8]
-    """(H, W, 3)."""
+    """uint8 RGB (H, W, 3)."""
     mask: NDArray[np.bool_]
-    """(H, W), true on every visible pixel of a polyp."""
+    """bool (H, W), True on every visible pixel of a polyp."""
+    identities: NDArray[np.uint8]
+    """uint8 (H, W), which polyp it is, from 1, the same in every frame; 0 where there is none."""
 
 
 def frames_of(clip: SyntheticClip) -> Iterator[SyntheticFrame]:
-    """All frames in order."""
+    """Render all frames in order."""
     return (frame_at(clip, index) for index in range(clip.frame_count))
 
 
 def frame_at(clip: SyntheticClip, index: int) -> SyntheticFrame:
-    """One frame; ConfigError where the clip has none of that number."""
+    """Render one frame; raises `ConfigError` if the clip has no frame of that index."""
     if not 0 <= index < clip.frame_count:
         raise ConfigError(f"synthetic frame {index} does not exist; this clip has frames 0 to {clip.frame_count - 1}")
     scene = _scene(clip.width, clip.height, clip.seed, clip.polyps)
-    rgb, mask = scene.frame(index, index / clip.fps)
+    rgb, mask, identities = scene.frame(index, index / clip.fps)
     if clip.counter:
         draw_counter(rgb, index)
         mask[round(clip.height * (1 - COUNTER_SHARE)) :] = False
-    return SyntheticFrame(index=index, rgb=rgb, mask=mask)
+    return SyntheticFrame(index=index, rgb=rgb, mask=mask, identities=identities * mask)
 
 
 @lru_cache(maxsize=4)
@@ -89,3 +105,57 @@ def _scene(width: int, height: int, seed: int, polyps: bool) -> "Scene":
     from polypstream.synthetic.render import Scene
 
     return Scene(width, height, seed, polyps=polyps)
+
+
+def write_clip(path: Path, clip: SyntheticClip, *, on_frame: Callable[[int], None] | None = None) -> None:
+    """Render all frames and encode them with almost no loss: H.264, yuv420p, BT.709, limited range.
+
+    Args:
+        path: MP4 file to write.
+        clip: The clip.
+        on_frame: Called after each frame with the number of frames written.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        _encode(partial, clip, on_frame)
+        partial.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"cannot write {path}: {reason}; choose an existing, writable folder with enough free space"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _encode(path: Path, clip: SyntheticClip, on_frame: Callable[[int], None] | None) -> None:
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=clip.fps, options={"crf": "16", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
+        stream.time_base = Fraction(1, clip.fps)
+        stream.color_range = ColorRange.MPEG
+        stream.colorspace = Colorspace.ITU709
+        stream.color_primaries = ColorPrimaries.BT709
+        stream.color_trc = ColorTrc.BT709
+        for frame in frames_of(clip):
+            image = _image(frame.rgb)
+            image.pts, image.time_base = frame.index, Fraction(1, clip.fps)
+            container.mux(stream.encode(image))
+            if on_frame is not None:
+                on_frame(frame.index + 1)
+        container.mux(stream.encode(None))
+
+
+def _image(rgb: NDArray[np.uint8]) -> VideoFrame:
+    """Convert an RGB image to yuv420p with the matrix and range that the stream declares."""
+    return VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
+        format="yuv420p",
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_primaries=ColorPrimaries.BT709,
+        dst_color_trc=ColorTrc.BT709,
+    )

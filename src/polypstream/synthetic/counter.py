@@ -1,8 +1,8 @@
-"""A frame number drawn into the picture as a bar code, to follow single frames through cameras and encoders.
+"""Frame counter: a frame number drawn into the image as a bar code, to track frames through cameras and encoders.
 
-The lowest tenth of the picture holds two rows of 16 black or white cells: 4 cells of a fixed pattern, 24 bits of the
-number, most significant first, and 4 parity bits. All places are shares of the picture's size, so that a scaled
-picture reads the same.
+The lowest tenth of the image contains two rows of 16 black or white cells: 4 cells of a fixed pattern, 24 bits of the
+number, most significant first, and 4 parity bits. All positions are relative to the image size, so a scaled image
+decodes to the same number.
 """
 
 import numpy as np
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 COUNTER_BITS = 24
 COUNTER_SHARE = 0.1
-"""Share of the picture's height that the bar code covers."""
+"""Share of the image's height that the bar code covers."""
 _COLUMNS, _ROWS = 16, 2
 _PATTERN = (True, False, False, True)
 _PARITY_BITS = 4
 _CONTRAST = 80.0
-"""Grey levels by which white must exceed black."""
+"""Minimum difference between white and black, in gray levels."""
 
 
 def draw_counter(rgb: NDArray[np.uint8], number: int) -> None:
-    """Draws a number of at most 24 bits into an RGB picture (H, W, 3), in place."""
+    """Draw a number of at most 24 bits into a uint8 RGB image (H, W, 3), in place."""
     rows, columns = _edges(rgb.shape[0], rgb.shape[1])
     for cell, bit in enumerate(_cells(number)):
         row, column = divmod(cell, _COLUMNS)
@@ -27,7 +27,7 @@ def draw_counter(rgb: NDArray[np.uint8], number: int) -> None:
 
 
 def counter_from_rgb(rgb: NDArray[np.uint8]) -> int | None:
-    """The number in an RGB picture (H, W, 3) of any size, or None where there is none or it cannot be trusted."""
+    """Decode the number in a uint8 RGB image (H, W, 3) of any size; None if there is none or it is unreliable."""
     height, width = rgb.shape[:2]
     if height < 20 or width < 2 * _COLUMNS:
         return None
@@ -49,7 +49,7 @@ def counter_from_rgb(rgb: NDArray[np.uint8]) -> int | None:
 
 
 def _cells(number: int) -> list[bool]:
-    """The 32 cells of a number, row by row."""
+    """Return the 32 cells of a number, row by row."""
     bits = [bool(number >> place & 1) for place in reversed(range(COUNTER_BITS))]
     parity = [sum(bits[first::_PARITY_BITS]) % 2 == 0 for first in range(_PARITY_BITS)]
     return [*_PATTERN, *bits, *parity]
@@ -62,6 +62,6 @@ def _edges(height: int, width: int) -> tuple[list[int], list[int]]:
 
 
 def _middle(first: int, last: int) -> slice:
-    """The middle half of a stretch, at least one pixel."""
+    """Return the middle half of a range, at least one pixel."""
     margin = (last - first) // 4
     return slice(first + margin, max(last - margin, first + margin + 1))

@@ -1,7 +1,7 @@
-"""Which point of the wall or of a polyp each pixel sees, by marching its ray through the distance to both.
+"""Ray marching: finds the point of the wall or of a polyp that each pixel sees.
 
-Points are float32 arrays of one entry a ray. The tube is straightened first: `across` and `down` are measured from its
-middle, `along` follows its bends, so that relief and polyps are described in a straight tube.
+Points are float32 arrays with one entry per ray. The tube is straightened first: `across` and `down` are measured from
+its center, `along` follows its bends, so that relief and polyps are described in a straight tube.
 """
 
 from collections.abc import Sequence
@@ -15,59 +15,59 @@ from polypstream.synthetic.anatomy import PERIOD, RELIEF_SIZE, SKIN_SIDE, Floats
 from polypstream.synthetic.camera import Journey, View
 
 REACH = 11.0
-"""Rays end this far from the eye, in the dark."""
+"""Rays end at this distance from the camera, in the dark."""
 NEAREST = 0.08
-"""Nothing comes nearer to the eye than this."""
+"""Minimum distance of surfaces from the camera."""
 DISTINCT, LOST = 2.6, 3.6
-"""A polyp farther away than the first, in radii, shrinks into the wall, and beyond the second it is gone."""
+"""Beyond the first distance, in radii, a polyp shrinks into the wall; beyond the second it is gone."""
 BLEND = 0.09
 """Width of the rounded joint between wall and polyp, in radii."""
 _ROW = 256
 """Rays are handled in rows of this many, because OpenCV's maps are two-dimensional."""
 _COURSE_LENGTH = REACH + 1.5
 _COURSE_KNOTS, _COURSE_STEPS = 1024, 8192
-"""The bends are worked out at the knots, and looked up in steps between them."""
+"""The bends are computed at the knots and interpolated between them."""
 _ROUNDS = 11
 _TOLERANCE = 0.002
-"""A point is found when it is known to this share of its distance."""
+"""A point counts as found when its depth is known to this relative precision."""
 
 Place = tuple[Floats, Floats, Floats]
-"""Around the tube, along it, and height over the wall, from the foot of a polyp, in radii."""
+"""Position around the tube, along it, and height over the wall, relative to the foot of a polyp, in radii."""
 Hits = Sequence[NDArray[np.intp]]
-"""For each polyp, the rays that may meet it."""
+"""For each polyp, the rays that may hit it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surface:
-    """What the rays meet, (rays,) each."""
+    """The surface points that the rays hit, (rays,) each."""
 
     depth: Floats
-    """Distance from the eye."""
+    """Distance from the camera."""
     cos: Floats
     """Cosine of the angle around the tube."""
     sin: Floats
     along: Floats
     normal: Floats
-    """(3, rays) unit, into the lumen, world axes."""
+    """Unit normals into the lumen in world axes: (3, rays)."""
     patch: "Patch"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patch:
-    """How the points lie to the polyp nearest to them, (rays,) each."""
+    """Position of the points relative to their nearest polyp, (rays,) each."""
 
     lead: Floats
-    """Distance to the wall less that to the polyp: positive on a polyp, very negative far from any."""
+    """Distance to the wall minus distance to the polyp: positive on a polyp, very negative far from any."""
     gap: Floats
     """Distance to the polyp; very large far from any."""
     skin: Floats
-    """(3, rays) place on its skin, in texels, and how much of that skin shows, 0 to 1."""
+    """Position on its skin, in texels, and how much of that skin is visible, 0 to 1: (3, rays)."""
     nearest: NDArray[np.int8]
-    """Its number among those in front of the camera, -1 for none."""
+    """Its index among the polyps in front of the camera; -1 for none."""
 
     @classmethod
     def empty(cls, count: int) -> "Patch":
-        """Points far from any polyp."""
+        """Create points far from any polyp."""
         far = np.full(count, 1e3, np.float32)
         skin, nearest = np.zeros((3, count), np.float32), np.full(count, -1, np.int8)
         return cls(lead=-far, gap=far, skin=skin, nearest=nearest)
@@ -75,7 +75,7 @@ class Patch:
     def add(
         self, number: int, polyp: Polyp, chosen: NDArray[np.intp], local: Place, wall: Floats, gradient: Floats
     ) -> None:
-        """Enters a polyp at the chosen points, whose distance to the wall is given; turns the gradient to it."""
+        """Add a polyp at the chosen points, given their distance to the wall; blends the gradient toward it."""
         found = polyp_distance(polyp, *local)
         lead = wall[chosen] - found
         share = np.clip(0.5 + lead * np.float32(0.5 / BLEND), 0, 1)
@@ -95,15 +95,15 @@ class Growth:
 
     polyp: Polyp
     along: float
-    """Where it grows, in the camera's turn of the periodic tube."""
-    centre: NDArray[np.float64]
-    """(3,) middle of its bounding ball, in the world."""
+    """Its position in the camera's repetition of the periodic tube."""
+    center: NDArray[np.float64]
+    """Center of its bounding sphere in the world: (3,)."""
     reach: float
-    """Radius of that ball."""
+    """Radius of the bounding sphere."""
 
 
 class Tube:
-    """The part of the colon around one camera position, straightened."""
+    """The straightened part of the colon around one camera position."""
 
     def __init__(self, wall: Wall, journey: Journey, view: View) -> None:
         self._relief = wall.relief
@@ -116,7 +116,7 @@ class Tube:
         self.growths = [g for p in wall.polyps if (g := _growth(p, journey, float(view.eye[2])))]
 
     def straight(self, rays: Floats, depth: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-        """Points on the rays, as across, down, along, and the tube's (4, rays) middle and slope there."""
+        """Return points on the rays as across, down and along, with the tube's center and slope there (4, rays)."""
         x, y, z = (rays[axis] * depth + self._eye[axis] for axis in range(3))
         steps = ((z - np.float32(self._first)) * np.float32(_COURSE_STEPS / _COURSE_LENGTH)).astype(np.int32)
         course = self._course.take(steps, axis=0, mode="clip")
@@ -124,12 +124,12 @@ class Tube:
         return across, down, z + course[..., 2] * across + course[..., 3] * down, course
 
     def wall_distance(self, across: Floats, down: Floats, along: Floats) -> Floats:
-        """Radius of the wall less the distance from the middle: positive in the lumen."""
+        """Return the radius of the wall minus the distance from the center: positive in the lumen."""
         distance, angle = _polar(across, down)
         return floats(_looked_up(self._near_relief, *_relief_place(angle, along)) - distance)
 
     def distance(self, rays: Floats, depth: Floats, near: Hits) -> Floats:
-        """Distance to wall and polyps, joined softly; `near` lists the rays that may meet each polyp."""
+        """Return the distance to wall and polyps, blended smoothly; `near` lists the rays that may hit each polyp."""
         across, down, along, _ = self.straight(rays, depth)
         total = self.wall_distance(across, down, along)
         for growth, chosen in zip(self.growths, near, strict=True):
@@ -139,10 +139,10 @@ class Tube:
         return total
 
     def near(self, rays: Floats) -> list[NDArray[np.intp]]:
-        """For each polyp, the rays that pass its bounding ball."""
+        """Return for each polyp the rays that intersect its bounding sphere."""
         chosen = []
         for growth in self.growths:
-            towards = growth.centre - self._eye
+            towards = growth.center - self._eye
             distance = float(np.linalg.norm(towards))
             sine = min(1.0, growth.reach / distance)
             limit = np.sqrt(1 - sine * sine) if sine < 1 else -1.0
@@ -150,7 +150,7 @@ class Tube:
         return chosen
 
     def surface(self, rays: Floats, depth: Floats) -> Surface:
-        """Everything shading needs to know about the points found."""
+        """Return everything that shading needs for the points found."""
         across, down, along, course = self.straight(rays, depth)
         distance, angle = _polar(across, down)
         relief = _looked_up(self._relief, *_relief_place(angle, along))
@@ -167,12 +167,12 @@ class Tube:
         return Surface(depth=depth, cos=cos, sin=sin, along=along, normal=_bent(gradient, course), patch=patch)
 
     def clear_depth(self, rays: Floats, *, beam: float, steps: int) -> Floats:
-        """How far a beam around each ray, of that half-width per unit of depth, meets nothing."""
+        """Return how far a beam around each ray, with this half-width per unit of depth, hits nothing."""
         start = np.full(rays.shape[1], NEAREST, np.float32)
         return self._opened(rays, start, self.near(rays), beam, steps)
 
     def march(self, rays: Floats, clear: Floats) -> Floats:
-        """Distance along each ray to the first surface, (rays,), from a depth known to be clear."""
+        """Return the distance along each ray to the first surface, (rays,), starting at a depth known to be clear."""
         depth = clear.copy()
         active = np.arange(depth.size)
         for _ in range(_ROUNDS):
@@ -186,21 +186,21 @@ class Tube:
         return depth
 
     def _opened(self, rays: Floats, depth: Floats, near: Hits, cone: float, steps: int) -> Floats:
-        """Depths up to which a widening beam around each ray is clear, after so many steps."""
+        """Return the depths up to which a widening beam around each ray is clear, after the given number of steps."""
         for _ in range(steps):
             free = self.distance(rays, depth, near) * np.float32(0.5) - np.float32(cone) * depth
             depth = np.minimum(depth + np.maximum(free, 0), np.float32(REACH))
         return depth
 
     def _advanced(self, rays: Floats, depth: Floats, near: Hits, steps: int) -> tuple[Floats, Floats]:
-        """Depths after some steps of the secant method, and how far each may still be from its surface."""
+        """Return the depths after some secant steps, and the remaining distance to the surface."""
         last = self.distance(rays, depth, near)
         move = last * np.float32(0.5)
         for _ in range(steps):
             depth = np.minimum(depth + move, np.float32(REACH))
             rest = self.distance(rays, depth, near)
             fall = (last - rest) / np.where(np.abs(move) < 1e-6, np.float32(1e-6), move)
-            rate = 1 / np.maximum(np.minimum(fall, 1.8), np.clip(0.5 + rest * 8, 0.5, 1.7))  # far off, folds may hide
+            rate = 1 / np.maximum(np.minimum(fall, 1.8), np.clip(0.5 + rest * 8, 0.5, 1.7))  # far away, expect folds
             rate[fall < 0.1] = 0.6
             rate[fall < -0.1] = 0.95
             last, move = rest, rest * rate
@@ -208,7 +208,7 @@ class Tube:
 
 
 def polyp_distance(polyp: Polyp, around: Floats, along: Floats, height: Floats) -> Floats:
-    """Roughly the distance to a polyp, from coordinates relative to its foot, in radii."""
+    """Return the approximate distance to a polyp, from coordinates relative to its foot, in radii."""
     size = polyp.size
     if polyp.kind is PolypKind.PEDUNCULATED:
         across, ahead, up = around - polyp.lean[0] * size, along - polyp.lean[1] * size, height - 1.5 * size
@@ -228,7 +228,7 @@ def polyp_distance(polyp: Polyp, around: Floats, along: Floats, height: Floats) 
 
 
 def _lumps(polyp: Polyp, around: Floats, along: Floats, height: Floats, strength: float) -> Floats:
-    """A factor about 1 that makes an outline uneven."""
+    """Return a factor around 1 that makes an outline uneven."""
     turn, rate = polyp.phase, 1 / polyp.size
     broad = np.sin(around * (2.3 * rate) + turn) * np.sin(along * (2.6 * rate) + 2 * turn)
     broad = broad + 0.6 * np.sin(height * (3.1 * rate) + along * (3.4 * rate) + 3 * turn)
@@ -236,7 +236,7 @@ def _lumps(polyp: Polyp, around: Floats, along: Floats, height: Floats, strength
 
 
 def _slope(polyp: Polyp, local: Place, found: Floats) -> Floats:
-    """Unit gradient of a polyp's distance: around, along, height; (3, rays)."""
+    """Return the unit gradient of a polyp's distance (around, along, height): (3, rays)."""
     around, along, height = local
     step = np.float32(0.012)
     slope = np.stack(
@@ -251,7 +251,7 @@ def _slope(polyp: Polyp, local: Place, found: Floats) -> Floats:
 
 
 def _skin_place(polyp: Polyp, around: Floats, along: Floats, height: Floats) -> Floats:
-    """Where on its skin a point lies, in texels, by a stereographic chart from the top; stalks are bare. (3, rays)."""
+    """Return the position on a polyp's skin, in texels, in a stereographic chart from the top; stalks have none."""
     middle = 1.5 if polyp.kind is PolypKind.PEDUNCULATED else 0.0
     up = height / polyp.size - middle
     across, ahead = around / polyp.size, along / polyp.size
@@ -263,14 +263,14 @@ def _skin_place(polyp: Polyp, around: Floats, along: Floats, height: Floats) -> 
 
 
 def _local(growth: Growth, across: Floats, down: Floats, along: Floats) -> Place:
-    """Around, along and height, relative to a polyp's foot."""
+    """Return the position (around, along, height) relative to a polyp's foot."""
     cos, sin = np.float32(np.cos(growth.polyp.angle)), np.float32(np.sin(growth.polyp.angle))
     height = np.float32(growth.polyp.wall) - (across * cos + down * sin)
     return down * cos - across * sin, along - np.float32(growth.along), height
 
 
 def _growth(polyp: Polyp, journey: Journey, z: float) -> Growth | None:
-    """The polyp as it stands ahead of a camera at z, or None where it cannot be seen."""
+    """Place a polyp ahead of a camera at z; None if it cannot be visible."""
     along = z - 1.0 + (polyp.along - z + 1.0) % PERIOD
     shown = min(1.0, (LOST - (along - z)) / (LOST - DISTINCT))
     if shown <= 0.15:
@@ -284,17 +284,17 @@ def _growth(polyp: Polyp, journey: Journey, z: float) -> Growth | None:
         middle, slope = journey.course(np.array(at))
         at = along - float(slope @ offset)
     reach = (1.75 if polyp.kind is PolypKind.PEDUNCULATED else 1.35) * polyp.size * 1.12 + BLEND
-    return Growth(polyp=polyp, along=along, centre=np.array([*(middle + offset), at]), reach=reach)
+    return Growth(polyp=polyp, along=along, center=np.array([*(middle + offset), at]), reach=reach)
 
 
 def _joined(first: Floats, second: Floats, width: float = BLEND) -> Floats:
-    """The smaller of two distances, rounded where they meet."""
+    """Return the smaller of two distances, blended where they meet."""
     gap = np.maximum(np.float32(width) - np.abs(first - second), 0)
     return floats(np.minimum(first, second) - gap * gap * np.float32(0.25 / width))
 
 
 def _bent(gradient: Floats, course: Floats) -> Floats:
-    """Straight-tube gradients as unit normals in the world, (3, rays)."""
+    """Convert gradients of the straight tube to unit normals in the world, (3, rays)."""
     x, y, along = gradient
     slope_x, slope_y = course[..., 2], course[..., 3]
     normal = np.stack([x + slope_x * along, y + slope_y * along, along - slope_x * x - slope_y * y])
@@ -313,7 +313,7 @@ def _relief_place(angle: Floats, along: Floats) -> tuple[Floats, Floats]:
 
 
 def _looked_up(table: Floats, columns: Floats, rows: Floats) -> Floats:
-    """Bilinear values of a map at places given by flat arrays whose length is a multiple of the row."""
+    """Interpolate a map at positions given by flat arrays whose length is a multiple of the row."""
     shape = (-1, _ROW)
     found = cv2.remap(table, columns.reshape(shape), rows.reshape(shape), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     return floats(found.reshape(columns.size, *table.shape[2:]))

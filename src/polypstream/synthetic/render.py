@@ -1,4 +1,4 @@
-"""Light, colour and optics: from the points the pixels see to the picture an endoscope would show."""
+"""Rendering: light, color and optics, from surface points to the image that an endoscope would show."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polypstream.synthetic.anatomy import (
-    COLOUR_SIZE,
+    COLOR_SIZE,
     GLOSS_SIDE,
     GLOSS_TURNS,
     PERIOD,
@@ -24,38 +24,38 @@ from polypstream.synthetic.geometry import Patch, Surface, Tube
 _Number = TypeVar("_Number", bound=np.generic)
 _ROW = 256
 _LIGHT = 1.6
-"""Brightness of the lamp."""
+"""Intensity of the lamp."""
 _TINT = np.array([1.0, 0.9, 0.8], np.float32)
-"""Its colour as the camera's white balance leaves it."""
+"""Color of the lamp after the camera's white balance."""
 
 
 _EDGE = 0.03
-"""Lead at which a pixel is surely on a polyp; between minus that and that, it is mixed."""
+"""Lead at which a pixel certainly belongs to a polyp; between the negative value and this one it is mixed."""
 _LEVELS = np.arange(256) / 255
 _CONTRAST = (255 * np.clip(1.12 * _LEVELS ** (1.28 - 0.28 * _LEVELS), 0, 1)).round().astype(np.uint8)
-"""The display curve: shadows a little deeper, highlights clipped."""
+"""Tone curve: slightly darker shadows, clipped highlights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The content area of a picture: where the endoscope's image lies in the frame."""
+    """Content area: the position of the endoscope's image in the frame."""
 
     left: int
     width: int
     height: int
     opening: NDArray[np.uint8]
-    """(height, width) 255 inside the octagon, 0 outside, smooth between."""
+    """255 inside the octagon, 0 outside, smooth between: (height, width)."""
 
 
 class Scene:
-    """All that the frames of one clip share."""
+    """Everything that the frames of one clip share."""
 
     def __init__(self, width: int, height: int, seed: int, *, polyps: bool) -> None:
         self.size = (height, width)
         self._wall = wall_from_seed(seed)
         self._journey = Journey(seed=seed, polyps=self._wall.polyps)
         if not polyps:
-            self._wall = Wall(relief=self._wall.relief, colour=self._wall.colour, gloss=self._wall.gloss, polyps=())
+            self._wall = Wall(relief=self._wall.relief, color=self._wall.color, gloss=self._wall.gloss, polyps=())
         self._layout = _layout(width, height)
         self._seed = seed
         content = self._layout
@@ -64,9 +64,9 @@ class Scene:
         self._coarse = _Grid(max(8, self._fine.width // 4), max(8, self._fine.height // 4))
         self._grain = _grain(seed, content.height, content.width)
 
-    def frame(self, index: int, seconds: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Picture, RGB (H, W, 3), and mask (H, W) at a time of the clip."""
-        light, mask = self._light(seconds)
+    def frame(self, index: int, seconds: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.uint8]]:
+        """Render the image, uint8 RGB (H, W, 3), the mask, bool (H, W), and the number of the polyp, uint8 (H, W)."""
+        light, mask, numbers = self._light(seconds)
         blur = self._journey.blur_seconds(seconds)
         if blur:
             light = _smeared(light, self._journey.view(seconds - blur), self._journey.view(seconds + blur))
@@ -76,44 +76,54 @@ class Scene:
         columns = slice(layout.left, layout.left + layout.width)
         rgb[:, columns] = content
         whole[:, columns] = mask & (layout.opening > 127)
-        return rgb, whole
+        identities = np.zeros(self.size, np.uint8)
+        identities[:, columns] = numbers
+        return rgb, whole, identities * whole
 
-    def _light(self, seconds: float) -> tuple[Floats, NDArray[np.bool_]]:
-        """Linear light (height, width, 3) of the content area, and its mask."""
+    def _light(self, seconds: float) -> tuple[Floats, NDArray[np.bool_], NDArray[np.uint8]]:
+        """Return the light (height, width, 3) of the content area, its mask, and the number of the nearest polyp."""
         view = self._journey.view(seconds)
         tube = Tube(self._wall, self._journey, view)
         turn = view.axes.astype(np.float32)
         coarse, fine = self._coarse, self._fine
         clear = tube.clear_depth(turn @ coarse.rays, beam=coarse.beam, steps=20)
-        start = _resized(coarse.picture(clear), (fine.width, fine.height), cv2.INTER_NEAREST)
+        start = _resized(coarse.image(clear), (fine.width, fine.height), cv2.INTER_NEAREST)
         rays = turn @ fine.rays
         depth = tube.march(rays, fine.flat(start))
         surface = tube.surface(rays, depth)
-        return self._shaded(tube, surface, rays, view)
+        return *self._shaded(tube, surface, rays, view), self._numbers(tube, surface.patch)
+
+    def _numbers(self, tube: Tube, patch: Patch) -> NDArray[np.uint8]:
+        """Number of the polyp nearest to each pixel, from 1 in the order of the wall's; 0 far from any."""
+        skins = [id(polyp.skin) for polyp in self._wall.polyps]
+        of_growth = [0, *(1 + skins.index(id(growth.polyp.skin)) for growth in tube.growths)]
+        numbers = np.array(of_growth, np.uint8)[self._fine.image(patch.nearest).astype(np.intp) + 1]
+        size = (self._layout.width, self._layout.height)
+        return np.asarray(cv2.resize(numbers, size, interpolation=cv2.INTER_NEAREST), np.uint8)
 
     def _shaded(self, tube: Tube, surface: Surface, rays: Floats, view: View) -> tuple[Floats, NDArray[np.bool_]]:
         fine, layout = self._fine, self._layout
 
         def full(channels: list[Floats]) -> list[Floats]:
-            return [_resized(fine.picture(c), (layout.width, layout.height)) for c in channels]
+            return [_resized(fine.image(c), (layout.width, layout.height)) for c in channels]
 
         lead = np.clip(surface.patch.lead, -_EDGE, _EDGE)
         cos, sin, turns, lead = full([surface.cos, surface.sin, surface.along, lead])
         angle = floats(cv2.phase(cos, sin))
         turns *= np.float32(1 / PERIOD)
         turns -= np.floor(turns)
-        columns, rows = angle * np.float32(COLOUR_SIZE[1] / (2 * np.pi)), turns * np.float32(COLOUR_SIZE[0])
-        colour = _looked_up(self._wall.colour, columns, rows, cv2.BORDER_WRAP)
-        self._cover_with_skin(colour, tube, surface.patch, lead)
+        columns, rows = angle * np.float32(COLOR_SIZE[1] / (2 * np.pi)), turns * np.float32(COLOR_SIZE[0])
+        color = _looked_up(self._wall.color, columns, rows, cv2.BORDER_WRAP)
+        self._cover_with_skin(color, tube, surface.patch, lead)
         irradiance = cv2.merge(full(self._irradiance(surface, rays, view)))
-        light = cv2.multiply(colour, irradiance, scale=1 / 255, dtype=cv2.CV_32F)
+        light = cv2.multiply(color, irradiance, scale=1 / 255, dtype=cv2.CV_32F)
         glints = self._glints(full(_facing(surface, rays)), angle, turns)
         return floats(cv2.add(light, cv2.merge([glints] * 3))), lead > 0
 
-    def _cover_with_skin(self, colour: NDArray[np.uint8], tube: Tube, patch: Patch, lead: Floats) -> None:
-        """Replaces the wall's colour, in place, by a polyp's own where one is seen."""
+    def _cover_with_skin(self, color: NDArray[np.uint8], tube: Tube, patch: Patch, lead: Floats) -> None:
+        """Replace the wall's color, in place, with that of a polyp where one is visible."""
         grid, (height, width) = self._fine, lead.shape
-        nearest = grid.picture(patch.nearest)
+        nearest = grid.image(patch.nearest)
         for number, growth in enumerate(tube.growths):
             mine = nearest == number
             rows, columns = (np.flatnonzero(mine.any(axis=axis)) for axis in (1, 0))
@@ -124,15 +134,15 @@ class Scene:
             if lead[large].max() <= -_EDGE:
                 continue
             size = (large[1].stop - large[1].start, large[0].stop - large[0].start)
-            across, ahead, shown = (_resized(grid.picture(part)[small], size) for part in patch.skin)
+            across, ahead, shown = (_resized(grid.image(part)[small], size) for part in patch.skin)
             skin = _looked_up(growth.polyp.skin, across, ahead, cv2.BORDER_REFLECT)
             shown *= np.clip(0.5 + lead[large] * np.float32(0.75 / _EDGE), 0, 1)
             shown *= cv2.resize(mine[small].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-            mixed = colour[large] + (skin.astype(np.float32) - colour[large]) * shown[..., None]
-            colour[large] = mixed.astype(np.uint8)
+            mixed = color[large] + (skin.astype(np.float32) - color[large]) * shown[..., None]
+            color[large] = mixed.astype(np.uint8)
 
     def _irradiance(self, surface: Surface, rays: Floats, view: View) -> list[Floats]:
-        """Light that falls on each point, red, green, blue."""
+        """Return the light that reaches each point: red, green, blue."""
         lamp = (view.axes @ np.array([0.10, -0.07, -0.05])).astype(np.float32)
         towards = lamp[:, None] - rays * surface.depth
         square = (towards * towards).sum(axis=0)
@@ -152,7 +162,7 @@ class Scene:
         ]
 
     def _glints(self, facing: list[Floats], angle: Floats, turns: Floats) -> Floats:
-        """Light mirrored by the wet film, (height, width)."""
+        """Return the light reflected by the wet film: (height, width)."""
         glints = np.zeros(angle.size, np.float32)
         bright = np.flatnonzero(facing[0] > 0.68)
         if not bright.size:
@@ -168,21 +178,21 @@ class Scene:
         return glints.reshape(angle.shape)
 
     def _developed(self, light: Floats, index: int) -> NDArray[np.uint8]:
-        """The camera's response: film-like curve, slight softness, grain, the black frame."""
+        """Apply the camera's response: film-like curve, slight blur, grain, and the black frame."""
         np.maximum(light, 0, out=light)
         curve = np.sqrt(light / (light + np.float32(0.62)))
-        picture = cv2.LUT(cv2.convertScaleAbs(curve, alpha=255), _CONTRAST)
+        image = cv2.LUT(cv2.convertScaleAbs(curve, alpha=255), _CONTRAST)
         soft = 0.75 * max(1.0, self._layout.width / 640)
-        picture = cv2.GaussianBlur(picture, (0, 0), soft)
+        image = cv2.GaussianBlur(image, (0, 0), soft)
         down, across = np.random.default_rng([self._seed, 4, index]).integers(0, 64, 2)
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         grain = self._grain[down : down + height, across : across + width]
-        picture = cv2.add(picture, grain, dtype=cv2.CV_8U)
-        return np.asarray(cv2.multiply(picture, cv2.merge([self._layout.opening] * 3), scale=1 / 255), dtype=np.uint8)
+        image = cv2.add(image, grain, dtype=cv2.CV_8U)
+        return np.asarray(cv2.multiply(image, cv2.merge([self._layout.opening] * 3), scale=1 / 255), dtype=np.uint8)
 
 
 class _Grid:
-    """A raster of rays over the content area, padded to whole rows of `_ROW`."""
+    """A grid of rays over the content area, padded to whole rows of `_ROW`."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -197,18 +207,18 @@ class _Grid:
     def _wrapped(self, values: Floats) -> Floats:
         return floats(np.take(values, np.arange(self._padded), axis=1, mode="wrap"))
 
-    def picture(self, flat: NDArray[_Number]) -> NDArray[_Number]:
-        """(height, width) from a flat array."""
-        picture: NDArray[_Number] = flat[: self.width * self.height].reshape(self.height, self.width)
-        return picture
+    def image(self, flat: NDArray[_Number]) -> NDArray[_Number]:
+        """Reshape a flat array to (height, width)."""
+        image: NDArray[_Number] = flat[: self.width * self.height].reshape(self.height, self.width)
+        return image
 
-    def flat(self, picture: Floats) -> Floats:
-        """A padded flat array from (height, width)."""
-        return floats(self._wrapped(picture.reshape(1, -1))[0])
+    def flat(self, image: Floats) -> Floats:
+        """Flatten and pad an array of (height, width)."""
+        return floats(self._wrapped(image.reshape(1, -1))[0])
 
 
-def _resized(picture: Floats, size: tuple[int, int], flags: int = cv2.INTER_LINEAR) -> Floats:
-    return floats(cv2.resize(picture, size, interpolation=flags))
+def _resized(image: Floats, size: tuple[int, int], flags: int = cv2.INTER_LINEAR) -> Floats:
+    return floats(cv2.resize(image, size, interpolation=flags))
 
 
 def _looked_up(texture: NDArray[np.uint8], columns: Floats, rows: Floats, border: int) -> NDArray[np.uint8]:
@@ -220,13 +230,13 @@ def _scaled(stretch: slice, factor: float) -> slice:
 
 
 def _tiled(values: Floats, turns: float) -> Floats:
-    """Places on a tile of gloss that repeats so many times in a unit of the values; in rows of `_ROW`."""
+    """Return positions on a gloss tile that repeats `turns` times per unit of the values, in rows of `_ROW`."""
     scaled = values * np.float32(turns)
     return floats((scaled - np.floor(scaled)) * np.float32(GLOSS_SIDE)).reshape(-1, _ROW)
 
 
 def _facing(surface: Surface, rays: Floats) -> list[Floats]:
-    """Cosines between the way back to the eye and the normal, around and along; and the strength of glints."""
+    """Return cosines between the direction to the camera and normal, around and along; and the strength of glints."""
     normal = -(rays * surface.normal).sum(axis=0)
     around, along = rays[0] * surface.sin - rays[1] * surface.cos, -rays[2]
     scale = np.sqrt(np.maximum(1 - normal * normal, 0) / (around * around + along * along + 1e-6))
@@ -235,7 +245,7 @@ def _facing(surface: Surface, rays: Floats) -> list[Floats]:
 
 
 def _smeared(light: Floats, before: View, after: View) -> Floats:
-    """Light as a shutter gathers it that is open while the camera turns from one view to the other."""
+    """Simulate motion blur while the camera turns from one view to the other."""
     turned = before.axes.T @ after.axes[:, 2]
     across, down = turned[:2] / turned[2] * (light.shape[1] / (2 * FIELD * 0.92))
     reach = math.ceil(max(abs(across), abs(down)) / 2) + 1
@@ -257,9 +267,9 @@ def _layout(width: int, height: int) -> Layout:
 
 
 def _grain(seed: int, height: int, width: int) -> NDArray[np.int16]:
-    """Noise of the sensor: (height + 64, width + 64, 3), mostly in brightness."""
+    """Return sensor noise, mostly in brightness: (height + 64, width + 64, 3)."""
     rng = np.random.default_rng([seed, 5])
     size = (height + 64, width + 64)
-    grey = rng.normal(0, 2.6, size).astype(np.float32)
-    colour = cv2.GaussianBlur(rng.normal(0, 4.0, (*size, 3)).astype(np.float32), (0, 0), 0.8)
-    return (grey[..., None] + colour).round().astype(np.int16)
+    gray = rng.normal(0, 2.6, size).astype(np.float32)
+    color = cv2.GaussianBlur(rng.normal(0, 4.0, (*size, 3)).astype(np.float32), (0, 0), 0.8)
+    return (gray[..., None] + color).round().astype(np.int16)

@@ -1,6 +1,6 @@
-"""GStreamer's side of `polypoverlay`: properties, buffers and messages. Loaded by GStreamer, not imported by us.
+"""The GStreamer element `polypoverlay`: properties, buffers and messages. Loaded by GStreamer, not by this package.
 
-The package itself is imported when the element starts, so that a missing PYTHONPATH is told on the bus.
+The package is imported when the element starts, so that a missing PYTHONPATH is reported on the bus.
 """
 
 import traceback
@@ -15,7 +15,7 @@ gi.require_version("GstVideo", "1.0")
 from gi.repository import GLib, GObject, Gst, GstBase, GstVideo  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 
 Foreign = Any
-"""An object of GStreamer's, which states no types."""
+"""A GStreamer object; its bindings are untyped."""
 
 Gst.init(None)
 
@@ -32,15 +32,17 @@ _WHILE_PLAYING = GObject.ParamFlags.READWRITE | Gst.PARAM_MUTABLE_PLAYING
 _WHEN_READY = GObject.ParamFlags.READWRITE | Gst.PARAM_MUTABLE_READY
 _STRINGS = (
     ("model", "Path of an ONNX file; empty for the one in the package", _WHEN_READY, ""),
-    ("backend", "Inference backend; auto takes the fastest", _WHEN_READY, "auto"),
-    ("mode", "live: never hold up the pipeline; every-frame: for files", _WHEN_READY, "live"),
-    ("operating-point", "How eager the alarm is: sensitive or specific", _WHILE_PLAYING, "sensitive"),
+    ("backend", "Inference backend; auto uses the fastest", _WHEN_READY, "auto"),
+    ("mode", "live: never delay the pipeline; every-frame: for files", _WHEN_READY, "live"),
+    ("operating-point", "Operating point of the model, by name; empty for its first", _WHILE_PLAYING, ""),
 )
+_JUMPS = (Gst.EventType.FLUSH_STOP, Gst.EventType.SEGMENT, Gst.EventType.EOS)
+"""Events after which frames do not continue previous ones."""
 _FIXED = ("model", "backend", "mode")
 
 
 class PolypOverlay(GstBase.BaseTransform):  # type: ignore[misc, unused-ignore]
-    """Outlines polyps on raw video, in place; every sample that no marker covers keeps its bits."""
+    """Outlines polyps on raw video, in place; samples not covered by a marker stay bit-exact."""
 
     __gstmetadata__ = (
         "Polyp overlay",
@@ -52,10 +54,16 @@ class PolypOverlay(GstBase.BaseTransform):  # type: ignore[misc, unused-ignore]
         Gst.PadTemplate.new("sink", Gst.PadDirection.SINK, Gst.PadPresence.ALWAYS, _CAPS),
         Gst.PadTemplate.new("src", Gst.PadDirection.SRC, Gst.PadPresence.ALWAYS, _CAPS),
     )
-    __gproperties__ = {  # noqa: RUF012 - GObject's own way
+    __gproperties__ = {  # noqa: RUF012 - required by GObject
         **{name: (str, name, text, default, flags) for name, text, flags, default in _STRINGS},
-        "threshold": (float, "threshold", "0 for that of the operating point", 0, 0.99, 0, _WHILE_PLAYING),
-        "outlines": (bool, "outlines", "Whether markers are drawn; messages come in any case", True, _WHILE_PLAYING),
+        "threshold": (float, "threshold", "0 for the threshold of the operating point", 0, 0.99, 0, _WHILE_PLAYING),
+        "outlines": (
+            bool,
+            "outlines",
+            "Whether markers are drawn; messages are always posted",
+            True,
+            _WHILE_PLAYING,
+        ),
     }
 
     def __init__(self) -> None:
@@ -63,7 +71,7 @@ class PolypOverlay(GstBase.BaseTransform):  # type: ignore[misc, unused-ignore]
         self.set_in_place(True)
         self._settings: dict[str, Any] = {name: default for name, _, _, default in _STRINGS}
         self._settings |= {"threshold": 0.0, "outlines": True}
-        self._judging: Any = None
+        self._inference: Any = None
         self._status: Any = None
         self._is_broken = False
 
@@ -72,11 +80,11 @@ class PolypOverlay(GstBase.BaseTransform):  # type: ignore[misc, unused-ignore]
         return self._settings[spec.name]
 
     def do_set_property(self, spec: Foreign, value: Foreign) -> None:
-        """Change a property; those that may change while playing hold from the next frame on."""
+        """Change a property; changes while playing apply from the next frame on."""
         before, self._settings[spec.name] = self._settings[spec.name], value
         if spec.name == "outlines":
             self.set_passthrough(not value)
-        elif self._judging is not None:
+        elif self._inference is not None:
             try:
                 self._apply_operating_point()
             except ValueError as error:
@@ -87,50 +95,50 @@ class PolypOverlay(GstBase.BaseTransform):  # type: ignore[misc, unused-ignore]
         """Load the model, and start the thread that runs it."""
         try:
             from polypstream.errors import PolypstreamError
-            from polypstream.realtime.gstreamer.judging import Judging, judging_config
+            from polypstream.realtime.gstreamer.inference import ElementInference, inference_config
             from polypstream.realtime.gstreamer.mapped import Layout, MappedPicture
-            from polypstream.realtime.live.events import Sightings
-            from polypstream.realtime.overlay import MarkerStyle
+            from polypstream.realtime.outlines.drawing import MarkerStyle
         except ImportError as error:
-            mend = 'set the environment with: eval "$(python -m polypstream.realtime.gstreamer)"'
-            self._post_problem(Gst.Message.new_error, f"polypstream cannot be imported here ({error}); {mend}")
+            fix = 'set the environment with: eval "$(python -m polypstream.realtime.gstreamer)"'
+            self._post_problem(Gst.Message.new_error, f"polypstream cannot be imported here ({error}); {fix}")
             return False
         self._layout, self._mapped = Layout, MappedPicture
-        self._sightings, self._style = Sightings(), MarkerStyle()
+        self._style = MarkerStyle()
         self._status, self._is_broken = None, False
         try:
-            self._judging = Judging(judging_config(**{name: self._settings[name] for name in _FIXED}))
+            self._inference = ElementInference(inference_config(**{name: self._settings[name] for name in _FIXED}))
             self._apply_operating_point()
         except PolypstreamError as error:
-            self._judging = None
+            self._inference = None
             self._post_problem(Gst.Message.new_error, str(error))
             return False
-        self._judging.start()
+        self._inference.start()
         return True
 
     def do_stop(self) -> bool:
         """End the thread."""
-        judging, self._judging = self._judging, None
-        if judging is not None:
-            judging.close()
+        inference, self._inference = self._inference, None
+        if inference is not None:
+            inference.close()
         return True
 
     def do_set_caps(self, caps: Foreign, _: Foreign) -> bool:
-        """Learn what the coming buffers look like."""
+        """Store the format of the following buffers."""
         self._info = GstVideo.VideoInfo.new_from_caps(caps)
         return True
 
     def do_sink_event(self, event: Foreign) -> bool:
-        """At the end of the stream no polyp is seen any more."""
-        if event.type == Gst.EventType.EOS and self._judging is not None:
-            self._post_events(self._sightings.end())
+        """Restart at a discontinuity, and end all tracks at the end of the stream."""
+        if event.type in _JUMPS and self._inference is not None:
+            self._inference.reset()
+            self._post_events(self._inference.take_events())
         return bool(GstBase.BaseTransform.do_sink_event(self, event))
 
     def do_transform_ip(self, buffer: Foreign) -> Foreign:
-        """Look at a frame, and draw on it; whatever goes wrong, it goes on."""
+        """Outline a frame; it is passed on even after an error."""
         try:
             self._outline(buffer)
-        except Exception as error:  # noqa: BLE001 - the picture must not stop
+        except Exception as error:  # noqa: BLE001 - an error must not stop the video
             if not self._is_broken:
                 self._is_broken = True
                 text = f"nothing is drawn: {error or type(error).__name__}"
@@ -138,16 +146,16 @@ class PolypOverlay(GstBase.BaseTransform):  # type: ignore[misc, unused-ignore]
         return Gst.FlowReturn.OK
 
     def _outline(self, buffer: Foreign) -> None:
-        at_s = monotonic() if buffer.pts == Gst.CLOCK_TIME_NONE else buffer.pts / Gst.SECOND
+        pts_s = None if buffer.pts == Gst.CLOCK_TIME_NONE else buffer.pts / Gst.SECOND
         draws = not self.is_passthrough()
         access = Gst.MapFlags.READ | (Gst.MapFlags.WRITE if draws else Gst.MapFlags(0))
         with buffer.map(access) as memory:
             picture = self._mapped(memory.data, self._layout_of(buffer))
-            view = self._judging.look(picture, at_s=at_s)
+            view = self._inference.process(picture, at_s=monotonic() if pts_s is None else pts_s, pts_s=pts_s)
             if draws:
                 picture.draw(view.markers, self._style)
             del picture
-        self._post_events(self._sightings.look_at(view.markers, at=at_s, pts_s=at_s))
+        self._post_events(self._inference.take_events())
         if view.status != self._status:
             self._status = view.status
             self._post("polyp-status", {"light": view.status.light.value, "reason": view.status.reason})
@@ -166,15 +174,17 @@ class PolypOverlay(GstBase.BaseTransform):  # type: ignore[misc, unused-ignore]
         )
 
     def _apply_operating_point(self) -> None:
-        self._judging.set_operating_point(self._settings["operating-point"], self._settings["threshold"] or None)
+        point, threshold = self._settings["operating-point"], self._settings["threshold"]
+        self._inference.set_operating_point(point or None, threshold or None)
 
     def _post_events(self, events: Foreign) -> None:
-        """Tell of polyps that came or went, as `polyp-appeared` and `polyp-vanished`."""
+        """Post polyps that appeared or vanished, as `polyp-appeared` and `polyp-vanished`."""
         for event in events:
             left, top, width, height = event.details["box"]
+            at_s = event.at if event.pts_s is None else event.pts_s
             fields = {
                 "identity": event.details["identity"],
-                "pts": GObject.Value(GObject.TYPE_UINT64, round(event.at * Gst.SECOND)),
+                "pts": GObject.Value(GObject.TYPE_UINT64, round(at_s * Gst.SECOND)),
                 **{"x": left, "y": top, "width": width, "height": height},
                 "mean-probability": event.details["mean_probability"],
             }

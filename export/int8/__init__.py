@@ -1,0 +1,1 @@
+"""INT8 quantization: calibration, equalization, GPTQ weight rounding, bias correction."""

@@ -1,0 +1,1 @@
+"""Exact rewrites of an ONNX graph: the same function at lower cost."""

@@ -1,0 +1,18 @@
+// From a probability map to contours, as polypstream.realtime.outlines.contours does it in Python.
+#pragma once
+
+#include <vector>
+
+namespace polypstream {
+
+struct Polyp {
+    std::vector<float> points;  // x, y of each vertex, in pixels of the frame
+    float area = 0, score = 0;
+};
+
+// Polyps of a map of `columns` x `rows` values that shows a whole frame of `width` x `height`; the largest first.
+std::vector<Polyp> polyps_of(
+    const float* map, int columns, int rows, float threshold, int width, int height, double min_area_share
+);
+
+}  // namespace polypstream

@@ -1,0 +1,1 @@
+"""Offline annotation of recordings: an overlay video and one record per frame."""

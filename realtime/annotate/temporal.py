@@ -1,0 +1,222 @@
+"""Temporal filter of recordings: drops unsupported detections, fills short gaps by motion.
+
+It looks ahead by `WINDOW_S`, which a recording allows and a live feed does not: a detection counts if its polyp is
+detected for `MIN_EVIDENCE_S` within that time, before or after, in frames that can be assessed: what is only seen in
+red-out, blur or glare is dropped. A polyp that is detected less often, but in `MIN_LONG_EVIDENCE_S` of the last
+`LONG_WINDOW_S`, counts from then on. Where a supported polyp is missed for no longer than `WINDOW_S`, its contour is
+moved into the gap by the optical flow from both sides, unless the motion cannot be trusted.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from polypstream.arrays import Contour, Size
+from polypstream.errors import ConfigError
+from polypstream.realtime.annotate.tracks import FrameScene, PolypTracker, motion_between
+from polypstream.realtime.outlines.contours import Polyp, polyp_from_contour
+
+WINDOW_S = 0.4
+"""Detections further apart do not support each other, and longer gaps are not filled."""
+MIN_EVIDENCE_S = 0.2
+"""Six frames at 30 a second: shorter detections are 88% of the false alarms that were published for a certified device
+over 111 procedures."""
+LONG_WINDOW_S, MIN_LONG_EVIDENCE_S = 1.0, 0.3
+"""A flat polyp may be detected in every third frame only, but for long."""
+MAX_STEP_S = 0.1
+"""If frames are further apart, detections are not filtered."""
+MAX_FRAMES = 64
+"""Maximum number of frames held back, at any frame rate."""
+MIN_TRUST = 0.5
+"""Minimum confidence in the motion for a contour to be filled in; see `motion.Motion`."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilteredFrame(Generic[T]):
+    """A frame with its confirmed polyps."""
+
+    item: T
+    """Item passed with the frame."""
+    index: int
+    pts_s: float
+    polyps: tuple[Polyp, ...]
+    tracks: tuple[int, ...]
+    """Id of each polyp: from 1, in order of confirmation."""
+    interpolated: tuple[bool, ...]
+    """Whether each contour was filled in by motion, rather than detected in this frame."""
+
+
+@dataclass(kw_only=True)
+class _Held(Generic[T]):
+    item: T
+    index: int
+    pts_s: float
+    size: Size
+    scene: FrameScene
+    step_s: float
+    """Seconds since the frame before."""
+    polyps: dict[int, Polyp]
+    """Polyps by tracker id."""
+    is_evidence: bool
+    supported: set[int] = field(default_factory=set)
+    gaps: dict[int, tuple["_Held[T]", "_Held[T]"]] = field(default_factory=dict)
+    """Frames of the last detection before and the first one after, by id of each track that is missed here."""
+
+
+class TemporalFilter(Generic[T]):
+    """Filters the detections of one recording. Frames go in and come out in order, later by up to `WINDOW_S`.
+
+    Not thread-safe. It can be pickled with its pending frames, if the items can.
+
+    Args:
+        is_on: False only assigns ids, and releases every frame immediately.
+    """
+
+    def __init__(self, *, is_on: bool = True) -> None:
+        self._is_on = is_on
+        self._tracker = PolypTracker()
+        self._held: deque[_Held[T]] = deque()
+        self._last_pts_s: float | None = None
+        self._ids: dict[int, int] = {}
+        self._evidence: dict[int, deque[tuple[float, float]]] = {}
+        """Time and seconds of evidence of the detections within `LONG_WINDOW_S`, by tracker id."""
+        self._first_pts_s = 0.0
+
+    def push(
+        self,
+        item: T,
+        *,
+        index: int,
+        pts_s: float,
+        polyps: Sequence[Polyp],
+        size: Size,
+        scene: FrameScene,
+        is_evidence: bool = True,
+    ) -> Iterator[FilteredFrame[T]]:
+        """Add the next frame.
+
+        Args:
+            item: Returned with the frame.
+            index: Index of the frame.
+            pts_s: Presentation time in seconds, later than that of the frame before.
+            polyps: Polyps detected in it, in source pixels.
+            size: Width and height of the frame in pixels.
+            scene: The frame scaled down.
+            is_evidence: Whether the frame can be assessed, so that its detections confirm a polyp. Others are kept only
+                if the polyp is confirmed by other frames.
+
+        Yields:
+            Frames whose polyps are decided, in order; none, one or several.
+        """
+        ids = self._tracker.update(pts_s=pts_s, polyps=polyps, size=size, scene=scene)
+        if self._last_pts_s is None:
+            self._first_pts_s = self._last_pts_s = pts_s
+        step_s = pts_s - self._last_pts_s
+        self._last_pts_s = pts_s
+        found = dict(zip(ids, polyps, strict=True))
+        if len(found) < len(polyps):
+            raise ConfigError(f"two polyps of frame {index} have the same track; pass each frame once")
+        frame = _Held(
+            item=item,
+            index=index,
+            pts_s=pts_s,
+            size=size,
+            scene=scene,
+            step_s=step_s,
+            polyps=found,
+            is_evidence=is_evidence,
+        )
+        self._held.append(frame)
+        if not self._is_on or step_s > MAX_STEP_S:
+            frame.supported = set(found)
+        else:
+            for identity in found:
+                self._support(identity)
+        while self._held and self._is_decided(self._held[0]):
+            yield self._released(self._held.popleft())
+
+    def flush(self) -> Iterator[FilteredFrame[T]]:
+        """Release the remaining frames after the last one.
+
+        In a recording shorter than `WINDOW_S`, all detections are confirmed.
+        """
+        if self._held and self._held[-1].pts_s - self._first_pts_s < WINDOW_S:
+            for each in self._held:
+                each.supported = set(each.polyps)
+        while self._held:
+            yield self._released(self._held.popleft())
+
+    def _is_decided(self, frame: _Held[T]) -> bool:
+        return not self._is_on or len(self._held) > MAX_FRAMES or self._held[-1].pts_s - frame.pts_s > WINDOW_S
+
+    def _support(self, identity: int) -> None:
+        """Count the newest detection of a track, and note the gap before it."""
+        newest = self._held[-1]
+        recent = [each for each in self._held if newest.pts_s - each.pts_s <= WINDOW_S and identity in each.polyps]
+        evidence_s = sum(each.is_evidence for each in recent) * newest.step_s
+        long_evidence_s = self._long_evidence_s(identity)
+        if (
+            evidence_s >= MIN_EVIDENCE_S - 1e-6
+            or long_evidence_s >= MIN_LONG_EVIDENCE_S - 1e-6
+            or any(identity in each.supported for each in recent[:-1])
+        ):
+            for each in recent:
+                each.supported.add(identity)
+        if len(recent) > 1:
+            for frame in self._held:
+                if recent[-2].index < frame.index < newest.index:
+                    frame.gaps[identity] = recent[-2], newest
+
+    def _long_evidence_s(self, identity: int) -> float:
+        """Add the newest detection of a track to its evidence; return the evidence within `LONG_WINDOW_S`."""
+        newest = self._held[-1]
+        self._evidence.setdefault(identity, deque()).append((newest.pts_s, newest.step_s * newest.is_evidence))
+        for each in [*self._evidence]:
+            while self._evidence[each] and newest.pts_s - self._evidence[each][0][0] > LONG_WINDOW_S:
+                self._evidence[each].popleft()
+            if not self._evidence[each]:
+                del self._evidence[each]
+        return sum(seconds for _, seconds in self._evidence[identity])
+
+    def _released(self, frame: _Held[T]) -> FilteredFrame[T]:
+        kept = {identity: polyp for identity, polyp in frame.polyps.items() if identity in frame.supported}
+        filled = {
+            identity: polyp
+            for identity, (before, after) in frame.gaps.items()
+            if identity in before.supported and identity in after.supported
+            if (polyp := _between(identity, before, frame, after)) is not None
+        }
+        frame.gaps.clear()  # or frames that refer to each other would never be freed
+        everything = {**kept, **filled}
+        for identity in everything:
+            self._ids.setdefault(identity, len(self._ids) + 1)
+        return FilteredFrame(
+            item=frame.item,
+            index=frame.index,
+            pts_s=frame.pts_s,
+            polyps=tuple(everything.values()),
+            tracks=tuple(self._ids[identity] for identity in everything),
+            interpolated=tuple(identity in filled for identity in everything),
+        )
+
+
+def _between(identity: int, before: _Held[T], frame: _Held[T], after: _Held[T]) -> Polyp | None:
+    """Propagate the contour between two detections of its track, from the side with the more reliable motion."""
+    share = (frame.pts_s - before.pts_s) / max(after.pts_s - before.pts_s, 1e-9)
+    best: tuple[float, Contour] | None = None
+    for side, nearness in ((before, 1 - share), (after, share)):
+        contour = np.divide(side.polyps[identity].contour, side.size, dtype=np.float32)
+        moved = motion_between(side.scene, frame.scene)(contour)
+        if moved.trust >= MIN_TRUST and (best is None or moved.trust * nearness > best[0]):
+            best = moved.trust * nearness, moved.contour
+    if best is None:
+        return None
+    pixels = np.clip(best[1], 0, 1) * np.asarray(frame.size, np.float32)
+    score = min(before.polyps[identity].score, after.polyps[identity].score)
+    polyp = polyp_from_contour(np.asarray(pixels, np.float32), score=score)
+    return polyp if polyp.area >= 1 else None

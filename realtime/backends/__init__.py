@@ -1,1 +1,0 @@
-"""The runtimes that execute a model, one module each, and the choice among them."""

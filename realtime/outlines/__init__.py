@@ -1,0 +1,1 @@
+"""Polyp outlines: from probability maps to contours, and from contours to pixels."""

@@ -1,0 +1,1 @@
+"""Video files: reading every frame with its time, writing every stream back, colors and timestamps kept."""
