@@ -1,4 +1,4 @@
-"""Small video files of every kind, made with PyAV, and a plain reader to compare files with."""
+"""Small video files of many kinds, written with PyAV, and a simple reader for comparing files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ import numpy as np
 from av.codec.context import Flags
 from av.stream import Disposition
 
-from polypstream.realtime.sink import Encoding, FileSink
-from polypstream.realtime.source import FileSource
+from polypstream.realtime.video.reader import VideoReader
+from polypstream.realtime.video.writer import Encoding, VideoWriter
 
 LOSSLESS_OPTIONS = {"libx264": {"qp": "0", "preset": "ultrafast"}, "libx265": {"x265-params": "log-level=none"}}
 
 
 def picture(index: int, *, width: int, height: int, pixel_format: str = "yuv420p") -> av.VideoFrame:
-    """A picture full of detail that moves with its index, every sample of every plane within the format's range."""
+    """An image with detail that moves with its index; all samples are within the range of the format."""
     frame = av.VideoFrame(width, height, pixel_format)
     bits = max(component.bits for component in frame.format.components)
     planes: Any = frame.planes
@@ -33,7 +33,7 @@ def picture(index: int, *, width: int, height: int, pixel_format: str = "yuv420p
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What `make_clip` puts into a file."""
+    """Options of `make_clip`."""
 
     frames: int = 12
     width: int = 64
@@ -48,7 +48,7 @@ class Clip:
     last_duration: int | None = None
     sample_aspect_ratio: Fraction | None = None
     rotation: int = 0
-    colours: tuple[int, int, int, int] = (0, 2, 2, 2)
+    colors: tuple[int, int, int, int] = (0, 2, 2, 2)
     """Range, matrix, primaries, transfer."""
     is_interlaced: bool = False
     audio: str | None = None
@@ -130,7 +130,7 @@ def _add_video(container: Any, clip: Clip) -> Any:
     stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, clip.pixel_format
     context = stream.codec_context
     context.flags |= Flags.frame_duration
-    context.color_range, context.colorspace, context.color_primaries, context.color_trc = clip.colours
+    context.color_range, context.colorspace, context.color_primaries, context.color_trc = clip.colors
     if clip.sample_aspect_ratio is not None:
         context.sample_aspect_ratio = clip.sample_aspect_ratio
     if clip.is_interlaced:
@@ -164,7 +164,7 @@ def _encoded_audio(stream: Any, clip: Clip) -> list[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One picture as PyAV decodes it."""
+    """One frame as PyAV decodes it."""
 
     time: Fraction
     """Seconds."""
@@ -189,7 +189,7 @@ def plane_bytes(frame: av.VideoFrame) -> tuple[bytes, ...]:
 
 
 def read_video(path: Path) -> list[Shown]:
-    """Every picture of the first video stream."""
+    """All frames of the first video stream."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         time_base = stream.time_base or Fraction(0)
@@ -207,7 +207,7 @@ def read_video(path: Path) -> list[Shown]:
 
 
 def times_of(path: Path) -> list[Fraction]:
-    """The presentation time of every picture in seconds."""
+    """Presentation times of all frames in seconds."""
     return [shown.time for shown in read_video(path)]
 
 
@@ -218,10 +218,10 @@ def read_packets(path: Path, stream_index: int) -> list[tuple[Fraction, bytes]]:
         return [((p.pts or 0) * p.time_base, bytes(p)) for p in container.demux(stream) if p.size]
 
 
-def rewritten(source: Path, target: Path, **encoding: Any) -> FileSink:
-    """Pass a whole file through `FileSource` and `FileSink`, undrawn; returns the finished sink."""
+def rewritten(source: Path, target: Path, **encoding: Any) -> VideoWriter:
+    """Pass a whole file through `VideoReader` and `VideoWriter`, undrawn; returns the finished writer."""
     encoding = {"preset": "ultrafast", "quality": "lossless"} | encoding
-    with FileSource(source) as opened, FileSink(target, source=opened, encoding=Encoding(**encoding)) as sink:
+    with VideoReader(source) as opened, VideoWriter(target, source=opened, encoding=Encoding(**encoding)) as writer:
         for item in opened:
-            sink.write(item)
-    return sink
+            writer.write(item)
+    return writer

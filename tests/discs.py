@@ -1,4 +1,4 @@
-"""Pictures that a network can learn in seconds: one bright disc on a dark, noisy ground, and its mask."""
+"""Images that a network can learn in seconds: a bright disc on a dark, noisy background, and its mask."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ def disc_picture(index: int, *, height: int = 32, width: int = 32) -> tuple[NDAr
     rng = np.random.default_rng(index)
     mask = np.zeros((height, width), np.uint8)
     radius = int(rng.integers(min(height, width) // 5, min(height, width) // 3))
-    centre = int(rng.integers(radius, width - radius)), int(rng.integers(radius, height - radius))
-    cv2.circle(mask, centre, radius, 255, -1)
+    center = int(rng.integers(radius, width - radius)), int(rng.integers(radius, height - radius))
+    cv2.circle(mask, center, radius, 255, -1)
     rgb = rng.integers(20, 60, (height, width, 3), dtype=np.uint8)
     rgb[mask > 0] += np.array([160, 110, 90], np.uint8)
     return rgb, mask
@@ -34,7 +34,7 @@ def disc_samples(count: int, *, first: int = 0, dataset: str = "discs") -> Sampl
 def write_discs(
     folder: Path, count: int, *, layout: tuple[str, str] = ("images", "masks"), suffix: str = ".png"
 ) -> Path:
-    """A data set on disk, its files 000, 001, …; returns its folder."""
+    """Write a data set with files 000, 001, …; returns its folder."""
     for part in layout:
         (folder / part).mkdir(parents=True)
     for index in range(count):

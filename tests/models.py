@@ -1,6 +1,5 @@
-"""Tiny ONNX models with our contract, for tests that need a network but not its size."""
+"""Tiny ONNX models with a polypstream contract, for tests that need a small network."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,15 @@ SIZE = 64
 
 def contract(**changes: object) -> ModelContract:
     """A valid contract of a 64×64 model, with the given fields changed."""
-    fields = asdict(
-        ModelContract(
-            name="tiny",
-            version="1",
-            height=SIZE,
-            width=SIZE,
-            threshold=0.5,
-            training_data="none",
-            licence="Apache-2.0",
-        )
-    )
+    fields: dict[str, object] = {
+        "name": "tiny",
+        "version": "1",
+        "height": SIZE,
+        "width": SIZE,
+        "threshold": 0.5,
+        "training_data": "none",
+        "license": "Apache-2.0",
+    }
     return ModelContract(**{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -36,7 +33,7 @@ def write_green_finder(
     bias: float = -8.0,
     shape: tuple[int, ...] = (),
 ) -> Path:
-    """A model whose probability is sigmoid(gain · (G − R) + bias): green is polyp. `gain` NaN makes it answer NaN."""
+    """A model whose probability is sigmoid(gain · (G − R) + bias): green is polyp. With `gain` NaN it returns NaN."""
     height, width = shape or (SIZE, SIZE)
     weights = np.array([[-gain], [gain], [0.0]], np.float32)
     nodes = [

@@ -1,4 +1,4 @@
-"""The live benchmark counts what arrived by the numbers in the pixels."""
+"""The live benchmark identifies received frames by the numbers in their pixels."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def arrivals(*, lost: set[int] = frozenset(), unreadable: set[int] = frozenset()
 SENT = {number: 999.998 + number / 30 for number in range(3000)}
 
 
-def test_a_session_without_fault_is_told_so() -> None:
+def test_a_session_without_faults_is_reported_as_such() -> None:
     found = summary(arrivals(), SENT)
     assert found["frames_sent"] == found["frames_displayed"] == pytest.approx(30 * 30, abs=2)
     assert found["frames_unreadable"] == 0

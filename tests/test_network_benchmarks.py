@@ -1,4 +1,4 @@
-"""The benchmarks of networks and operating points count right, and run on data laid out as theirs."""
+"""The benchmarks of networks and operating points count correctly, and run on data in the expected layout."""
 
 import json
 import subprocess
@@ -22,11 +22,11 @@ from benchmarks.detection import (
 )
 from benchmarks.network_cost import multiply_accumulates
 from benchmarks.operating_points import VALIDATION, chosen_point
-from polypstream.train.networks import NETWORKS
-from polypstream.train.resunetpp import WIDTHS
+from polypstream.train.networks.registry import NETWORKS
+from polypstream.train.networks.resunetpp import WIDTHS
 from tests.discs import write_discs, write_picture
+from tests.evaluation.test_evaluate import write_clip
 from tests.models import write_green_finder
-from tests.train.test_evaluate import write_clip
 
 ROOT = Path(__file__).parents[1]
 SETS = ("kvasir-seg", "cvc-clinicdb", "polypgen")
@@ -35,7 +35,8 @@ GRID = (len(THRESHOLDS), len(MIN_AREA_SHARES))
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Discs laid out as the real data: per set four pictures to train on, two to validate and two to test on."""
+    """Discs in the layout of the real data: per set four images for training, two for validation and two for
+    testing."""
     folder = tmp_path / "data"
     for name in SETS:
         write_discs(folder / name, 8)
@@ -70,7 +71,7 @@ def blob(height: int, width: int, *, at: tuple[slice, slice], value: float) -> n
     return probability
 
 
-def test_regions_are_told_apart_by_what_they_touch() -> None:
+def test_regions_are_distinguished_by_what_they_touch() -> None:
     truth = np.zeros((80, 100), np.bool_)
     truth[10:30, 10:30] = True
     hit = blob(40, 50, at=(slice(5, 15), slice(5, 15)), value=0.7)
@@ -85,7 +86,7 @@ def test_regions_are_told_apart_by_what_they_touch() -> None:
 
 
 def frame(has_polyp: bool, *regions: tuple[float, bool]) -> FrameRegions:
-    """The same regions at every threshold up to 0.5, none above."""
+    """Regions at every threshold up to 0.5, none above."""
     found = tuple(Region(area_share=share, overlaps=overlaps) for share, overlaps in regions)
     return FrameRegions(has_polyp=has_polyp, at=tuple(found if at <= 0.5 else () for at in THRESHOLDS))
 
@@ -103,7 +104,7 @@ def test_frames_are_counted_at_every_point() -> None:
 
 
 def grids(**changes: tuple[tuple[int, int], float]) -> Detection:
-    """A hundred frames of each kind, all of them found and alarming, with one cell of each named grid changed."""
+    """A hundred frames of each kind, all detected and with alarms, with one cell of each named grid changed."""
     values = {name: np.full(GRID, 100.0) for name in ("found", "alarming", "stray")}
     for name, (at, value) in changes.items():
         values[name][at] = value
@@ -177,10 +178,21 @@ def test_every_frame_weighs_the_same_in_calibration() -> None:
     assert [each.pixel_share for each in reliability.bins if each.pixel_share] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.8])
+def test_the_temperature_that_distorted_probabilities_is_found(temperature: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-1, 2, (8, 120, 120))
+    reliability = Reliability()
+    for true in logits:
+        truth = rng.random(true.shape) < 1 / (1 + np.exp(-true))
+        reliability.add((1 / (1 + np.exp(-true * temperature))).astype(np.float32), truth)
+    assert reliability.temperature() == pytest.approx(temperature, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("hits", "count", "low", "high"), [(0, 9, 0.0, 0.299), (10, 20, 0.299, 0.701), (9, 9, 0.701, 1)]
 )
-def test_shares_of_few_frames_have_honest_intervals(hits: int, count: int, low: float, high: float) -> None:
+def test_fractions_of_few_frames_have_wide_intervals(hits: int, count: int, low: float, high: float) -> None:
     assert wilson_interval(hits, count) == pytest.approx((low, high), abs=1e-3)
 
 

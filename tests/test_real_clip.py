@@ -1,4 +1,4 @@
-"""The main job on the real clip, with the shipped model. Runs where `POLYPSTREAM_TEST_DATA` names the data's folder."""
+"""Annotation of the real clip with the shipped model. Runs if `POLYPSTREAM_TEST_DATA` names the data folder."""
 
 import os
 from fractions import Fraction
@@ -8,8 +8,8 @@ import av
 import pytest
 
 from polypstream.models import default_model
-from polypstream.realtime.annotate import AnnotateConfig, annotate_video
-from polypstream.realtime.segmenter import segmenter_from_onnx
+from polypstream.realtime.annotate.job import AnnotateConfig, annotate_video
+from polypstream.realtime.inference.segmenter import segmenter_from_onnx
 from tests.clips import times_of
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]

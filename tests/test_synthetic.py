@@ -1,4 +1,4 @@
-"""The synthetic clip: reproducible, true to its masks, readable after encoding, and never left half-written."""
+"""Synthetic clips: reproducible, consistent with their masks, readable after encoding, never incomplete."""
 
 import re
 from itertools import pairwise
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from polypstream.errors import ConfigError, SinkError
+from polypstream.errors import ConfigError, OutputError
 from polypstream.synthetic import (
     SyntheticClip,
     SyntheticFrame,
@@ -83,7 +83,7 @@ def test_the_same_moment_looks_the_same_at_another_frame_rate(frames: list[Synth
     assert np.array_equal(frame_at(faster, 40).mask, frames[20].mask)
 
 
-def test_the_mask_is_where_the_polyps_change_the_picture(frames: list[SyntheticFrame]) -> None:
+def test_the_mask_is_where_the_polyps_change_the_image(frames: list[SyntheticFrame]) -> None:
     clean = SyntheticClip(width=128, height=96, fps=10, polyps=False)
     for index in (0, 10, 65, 70, 80):
         frame, without = frames[index], frame_at(clean, index)
@@ -98,7 +98,7 @@ def test_the_mask_is_where_the_polyps_change_the_picture(frames: list[SyntheticF
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_some_stretch_shows_polyps_and_some_shows_none(seed: int) -> None:
+def test_polyps_are_visible_at_some_times_and_not_at_others(seed: int) -> None:
     clip = SyntheticClip(width=64, height=64, fps=3, seed=seed)
     shown = np.array([frame.mask.any() for frame in frames_of(clip)])
     assert shown[:3].all()
@@ -113,11 +113,11 @@ def test_masks_stay_inside_the_octagon(frames: list[SyntheticFrame]) -> None:
 
 
 def test_polyps_move_smoothly() -> None:
-    """The largest polyp's outline never jumps: from frame to frame most of it stays where it was."""
+    """The largest polyp's outline never jumps: between frames, most of it overlaps."""
     clip = SyntheticClip(width=128, height=96, fps=20, seconds=2)
     masks = [frame.mask for frame in frames_of(clip)]
-    centres = np.array([np.argwhere(mask).mean(axis=0) for mask in masks])
-    assert np.linalg.norm(np.diff(centres, axis=0), axis=1).max() < 6
+    centers = np.array([np.argwhere(mask).mean(axis=0) for mask in masks])
+    assert np.linalg.norm(np.diff(centers, axis=0), axis=1).max() < 6
     overlaps = [(a & b).sum() / (a | b).sum() for a, b in pairwise(masks)]
     assert min(overlaps) > 0.6
 
@@ -156,7 +156,7 @@ def test_a_damaged_counter_is_not_read() -> None:
     assert counter_from_rgb(rgb) is None
 
 
-def test_a_picture_without_a_counter_reads_as_none(frames: list[SyntheticFrame]) -> None:
+def test_an_image_without_a_counter_reads_as_none(frames: list[SyntheticFrame]) -> None:
     assert {counter_from_rgb(frame.rgb) for frame in frames} == {None}
     assert counter_from_rgb(np.zeros((4, 4, 3), np.uint8)) is None
 
@@ -165,13 +165,13 @@ def test_a_picture_without_a_counter_reads_as_none(frames: list[SyntheticFrame])
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SyntheticClip, list[int]]:
     path = tmp_path_factory.mktemp("clip") / "demo.mp4"
     clip = SyntheticClip(width=160, height=120, fps=30, seconds=1.5, counter=True)
-    told: list[int] = []
-    write_clip(path, clip, on_frame=told.append)
-    return path, clip, told
+    reported: list[int] = []
+    write_clip(path, clip, on_frame=reported.append)
+    return path, clip, reported
 
 
-def test_the_file_has_the_count_rate_size_and_colour_tags(written: tuple[Path, SyntheticClip, list[int]]) -> None:
-    path, clip, told = written
+def test_the_file_has_the_count_rate_size_and_color_tags(written: tuple[Path, SyntheticClip, list[int]]) -> None:
+    path, clip, reported = written
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         codec = stream.codec_context
@@ -180,15 +180,15 @@ def test_the_file_has_the_count_rate_size_and_colour_tags(written: tuple[Path, S
         assert stream.average_rate == 30
         times = [frame.time for frame in container.decode(stream)]
     assert times == pytest.approx([index / 30 for index in range(clip.frame_count)])
-    assert told == list(range(1, 46))
+    assert reported == list(range(1, 46))
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_counter_survives_encoding_and_halving(written: tuple[Path, SyntheticClip, list[int]]) -> None:
     with av.open(str(written[0])) as container:
-        pictures = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
-    assert [counter_from_rgb(rgb) for rgb in pictures] == list(range(45))
-    halves = [cv2.resize(rgb, (80, 60), interpolation=cv2.INTER_AREA) for rgb in pictures]
+        images = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
+    assert [counter_from_rgb(rgb) for rgb in images] == list(range(45))
+    halves = [cv2.resize(rgb, (80, 60), interpolation=cv2.INTER_AREA) for rgb in images]
     assert [counter_from_rgb(np.asarray(rgb, np.uint8)) for rgb in halves] == list(range(45))
 
 
@@ -202,7 +202,7 @@ def test_luma_is_that_of_bt709_in_limited_range(written: tuple[Path, SyntheticCl
     assert np.abs(luma - expected).mean() < 3
 
 
-def test_nothing_is_left_when_writing_is_broken_off(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "demo.mp4"
 
     def stop(_: int) -> None:
@@ -220,14 +220,14 @@ def test_an_older_file_survives_a_failure(tmp_path: Path) -> None:
     def fail(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(SinkError, match=re.escape(f"cannot write {path}: No space left on device; choose")):
+    with pytest.raises(OutputError, match=re.escape(f"cannot write {path}: No space left on device; choose")):
         write_clip(path, SyntheticClip(width=64, height=64, seconds=1), on_frame=fail)
     assert path.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(SinkError, match="No such file or directory; choose a folder that exists"):
+    with pytest.raises(OutputError, match="No such file or directory; choose an existing, writable folder"):
         write_clip(tmp_path / "missing" / "demo.mp4", SyntheticClip(width=64, height=64, seconds=0.1))
 
 
@@ -242,7 +242,7 @@ def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
         ({"seconds": 0.001}, "seconds is 0.001; use one frame"),
         ({"seconds": float("nan")}, "seconds is nan; use"),
         ({"seed": -1}, "seed is -1; use 0 or more"),
-        ({"counter": True, "fps": 1000, "seconds": 20000}, "20000000 frames; its counter ends at 16777216"),
+        ({"counter": True, "fps": 1000, "seconds": 20000}, "20000000 frames, but its counter ends at 16777216"),
     ],
 )
 def test_a_setting_out_of_range_is_named(settings: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""`polypstream build` as a user meets it."""
+"""`polypstream build` from the command line."""
 
 import json
 import sys
@@ -9,19 +9,19 @@ import typer
 
 from polypstream import cli
 from polypstream.cli import build
-from polypstream.realtime.tensorrt import cuda
+from polypstream.realtime import cuda
 from tests.models import SIZE, write_green_finder
-from tests.realtime.tensorrt.conftest import RTX_MISSING
-from tests.realtime.tensorrt.fakes import FakeCuda, cudaError_t
+from tests.realtime.inference.tensorrt.conftest import RTX_MISSING
+from tests.realtime.inference.tensorrt.fakes import FakeCuda, cudaError_t
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> object:
-    """Calls the command on a machine with no driver; gives exit code, output and errors."""
+    """Calls the command on a machine without a driver; returns exit code, output and errors."""
     pytest.importorskip("tensorrt_rtx", reason=RTX_MISSING)
     no_driver = FakeCuda(count=0)
-    no_driver.fail["cudaGetDeviceCount"] = cudaError_t.cudaErrorInsufficientDriver
-    monkeypatch.setattr(cuda, "_runtime", lambda: no_driver)
+    no_driver.probe = cudaError_t.cudaErrorInsufficientDriver
+    monkeypatch.setattr(cuda, "imported", no_driver.module)
     if "build" not in {command.name for command in cli.app.registered_commands}:
         app = typer.Typer(pretty_exceptions_enable=False)
         app.callback()(lambda: None)
@@ -66,7 +66,7 @@ def test_without_a_driver_or_a_target_it_is_one_line(tmp_path: Path, run: object
     code, out, err = run(write_green_finder(tmp_path / "m.onnx"), "--output", tmp_path / "out")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "no NVIDIA driver" in err
-    assert "--backend onnxruntime" in err
+    assert "the onnxruntime backend" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -74,7 +74,7 @@ def test_without_a_driver_or_a_target_it_is_one_line(tmp_path: Path, run: object
     ("arguments", "message"),
     [
         (["--target", "sm90"], "does not build for sm90"),
-        (["--target", ""], "no compute capability"),
+        (["--target", ""], "not a compute capability"),
         (["--target", "sm89", "--output", "/proc/nowhere"], "cannot be written"),
     ],
 )
@@ -85,13 +85,13 @@ def test_bad_input_is_one_line(tmp_path: Path, run: object, arguments: list[str]
     assert message in err
 
 
-def test_a_file_that_is_no_model_is_one_line(tmp_path: Path, run: object) -> None:
+def test_a_file_that_is_not_a_model_is_one_line(tmp_path: Path, run: object) -> None:
     assert callable(run)
     text = tmp_path / "notes.onnx"
     text.write_text("not a model")
     code, _, err = run(text, "--target", "sm89")
     assert (code, err.count("\n")) == (1, 1)
-    assert "no ONNX file" in err
+    assert "not an ONNX file" in err
 
 
 @pytest.mark.parametrize("arguments", [[], ["m.onnx", "--batch", "0"], ["m.onnx", "--workspace-mib", "x"]])

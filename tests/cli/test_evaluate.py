@@ -7,12 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from polypstream.cli import app
-from polypstream.errors import DatasetError, ModelError, SinkError
+from polypstream.errors import DatasetError, ModelError, OutputError
 from polypstream.train.data import Pair
 from polypstream.train.splits import splits_by_hash
 from tests.discs import write_discs, write_picture
+from tests.evaluation.test_evaluate import write_clip
 from tests.models import write_green_finder
-from tests.train.test_evaluate import write_clip
 
 runner = CliRunner()
 
@@ -24,7 +24,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def green(tmp_path: Path) -> Path:
-    """Ten pictures of a green square on black, of the model's own size and of others."""
+    """Ten images of a green square on black, of the model's own size and of others."""
     folder = tmp_path / "green"
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
@@ -47,9 +47,9 @@ def test_a_table_of_data_sets(green: Path, model: Path) -> None:
 def test_json_and_csv_hold_the_same(tmp_path: Path, green: Path, model: Path) -> None:
     table = tmp_path / "scores.csv"
     result = runner.invoke(app, ["evaluate", str(green), "--model", str(model), "--json", "--csv", str(table)])
-    told = json.loads(result.output)
-    assert (told["model"], told["threshold"]) == ("green.onnx", 0.5)
-    (row,) = told["datasets"]
+    reported = json.loads(result.output)
+    assert (reported["model"], reported["threshold"]) == ("green.onnx", 0.5)
+    (row,) = reported["datasets"]
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["dataset", "image", "dice", "iou", "class_mean_iou", "precision", "recall", "polyp_pixels"]
@@ -77,7 +77,7 @@ def test_the_test_split_is_the_default_of_a_splits_file(tmp_path: Path, green: P
     assert counts == [3, 7, 2]
 
 
-def test_a_split_without_a_file_is_the_one_that_train_makes(green: Path, model: Path) -> None:
+def test_a_split_without_a_file_equals_that_of_train(green: Path, model: Path) -> None:
     pairs = [Pair(dataset="green", image=Path(f"{n}.png"), mask=Path(f"{n}.png")) for n in range(10)]
     wanted = sum(split == "train" for split in splits_by_hash(pairs).values())
     result = runner.invoke(app, ["evaluate", str(green), "--model", str(model), "--json", "--split", "train"])
@@ -87,9 +87,9 @@ def test_a_split_without_a_file_is_the_one_that_train_makes(green: Path, model: 
 def test_a_clip_with_masks(tmp_path: Path, model: Path) -> None:
     clip, masks = write_clip(tmp_path)
     arguments = ["evaluate", "--video", str(clip), "--masks", str(masks), "--model", str(model)]
-    told = json.loads(runner.invoke(app, [*arguments, "--json", "--csv", str(tmp_path / "frames.csv")]).output)
-    assert (told["polyp_frames"], told["clean_frames"]) == (3, 3)
-    assert (told["dice"]["mean"], told["sensitivity"], told["false_alarm_rate"]) == (0, 0, 0)
+    reported = json.loads(runner.invoke(app, [*arguments, "--json", "--csv", str(tmp_path / "frames.csv")]).output)
+    assert (reported["polyp_frames"], reported["clean_frames"]) == (3, 3)
+    assert (reported["dice"]["mean"], reported["sensitivity"], reported["false_alarm_rate"]) == (0, 0, 0)
     assert len((tmp_path / "frames.csv").read_text().splitlines()) == 7
     shown = runner.invoke(app, arguments, env={"COLUMNS": "120"}).output
     assert "false alarms" in shown
@@ -99,11 +99,11 @@ def test_a_clip_with_masks(tmp_path: Path, model: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [[], ["--video", "clip.mp4"], ["--masks", "m"], ["d", "--video", "c", "--masks", "m"]]
 )
-def test_half_a_question_is_a_usage_error(arguments: list[str]) -> None:
+def test_incomplete_options_are_a_usage_error(arguments: list[str]) -> None:
     assert runner.invoke(app, ["evaluate", *arguments]).exit_code == 2
 
 
-def test_what_cannot_be_read_or_written_is_an_error_of_ours(tmp_path: Path, green: Path, model: Path) -> None:
+def test_unreadable_and_unwritable_paths_raise_polypstream_errors(tmp_path: Path, green: Path, model: Path) -> None:
     def error(*arguments: object) -> BaseException | None:
         return runner.invoke(app, ["evaluate", *map(str, arguments)]).exception
 
@@ -111,7 +111,25 @@ def test_what_cannot_be_read_or_written_is_an_error_of_ours(tmp_path: Path, gree
     assert isinstance(error(tmp_path / "none", "--model", model), DatasetError)
     assert isinstance(error(green, "--model", tmp_path / "none.onnx"), ModelError)
     assert isinstance(error(green, "--model", tmp_path / "text.keras"), ModelError)
-    assert isinstance(error(green, "--model", model, "--csv", tmp_path / "none" / "scores.csv"), SinkError)
+    assert isinstance(error(green, "--model", model, "--csv", tmp_path / "none" / "scores.csv"), OutputError)
+
+
+def test_the_crop_and_the_accurate_mode_reach_the_model(tmp_path: Path, model: Path) -> None:
+    for part in ("images", "masks"):
+        (tmp_path / "dark" / part).mkdir(parents=True)
+    image, mask = np.zeros((320, 320, 3), np.uint8), np.zeros((320, 320), np.uint8)
+    image[70:250, 70:250] = 90  # the endoscope's own picture, in a wide black surround
+    image[140:157, 140:157] = (0, 255, 0)
+    mask[140:157, 140:157] = 255
+    write_picture(tmp_path / "dark" / "images" / "0.png", image)
+    write_picture(tmp_path / "dark" / "masks" / "0.png", mask)
+
+    def dice(*options: str) -> float:
+        arguments = ["evaluate", str(tmp_path / "dark"), "--model", str(model), "--json", *options]
+        return float(json.loads(runner.invoke(app, arguments).output)["datasets"][0]["dice"]["mean"])
+
+    assert dice("--crop", "content") > dice("--crop", "none") + 0.02
+    assert dice("--accurate") != dice()
 
 
 def test_a_keras_model(tmp_path: Path) -> None:
@@ -122,6 +140,6 @@ def test_a_keras_model(tmp_path: Path) -> None:
     path = tmp_path / "bright.keras"
     keras.Model(image, keras.layers.Rescaling(1 / 3)(brightness)).save(path)
     discs = write_discs(tmp_path / "discs", 3)
-    told = json.loads(runner.invoke(app, ["evaluate", str(discs), "--model", str(path), "--json"]).output)
-    assert told["threshold"] == 0.5
-    assert told["datasets"][0]["dice"]["mean"] == 1
+    reported = json.loads(runner.invoke(app, ["evaluate", str(discs), "--model", str(path), "--json"]).output)
+    assert reported["threshold"] == 0.5
+    assert reported["datasets"][0]["dice"]["mean"] == 1

@@ -1,4 +1,4 @@
-"""Small networks with weights that no test can pass by accident, and one export of each, shared by the tests."""
+"""Small networks with nontrivial weights, and one export of each, shared by the tests."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,15 +17,15 @@ import onnxruntime  # noqa: E402
 
 from polypstream.export.config import ExportConfig  # noqa: E402
 from polypstream.export.exporter import ExportReport, export_model  # noqa: E402
-from polypstream.export.session import Pictures  # noqa: E402
-from polypstream.export.verify import verification_pictures  # noqa: E402
-from polypstream.train.resunetpp import resunetpp  # noqa: E402
+from polypstream.export.graph import Images  # noqa: E402
+from polypstream.export.verify import verification_images  # noqa: E402
+from polypstream.train.networks.resunetpp import resunetpp  # noqa: E402
 
 WIDTHS = (8, 8, 8, 8, 8)
 
 
 def scrambled(network: keras.Model, seed: int = 0) -> keras.Model:
-    """Give the normalisations, which start as the identity, and the biases values as training would."""
+    """Set normalizations, which start as the identity, and biases to values as after training."""
     rng = np.random.default_rng(seed)
     for weight in network.weights:
         shape = tuple(weight.shape)
@@ -52,7 +52,7 @@ def keras_file(network: keras.Model, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of a few layers, for tests of what surrounds the conversion."""
+    """A file with few layers, for tests around the conversion."""
     image = keras.Input((16, 24, 3))
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="relu")(image)
     x = keras.layers.UpSampling2D(2)(x)
@@ -63,7 +63,7 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ExportReport]:
-    """Export with defaults for what is not given, into a folder of its own."""
+    """Export into a separate folder, with defaults for missing options."""
 
     def run(model: Path, **settings: Any) -> ExportReport:
         output = tmp_path_factory.mktemp("onnx") / "model.onnx"
@@ -74,41 +74,41 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ExportRepo
 
 @pytest.fixture(scope="session")
 def report(export: Callable[..., ExportReport], keras_file: Path) -> ExportReport:
-    """The narrow network, exported at its own size, its graph as Keras has it."""
+    """The narrow network, exported at its size with the unoptimized graph."""
     return export(
         keras_file,
         name="small",
         version="3",
         threshold=0.4,
         training_data="none, random weights",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         rewriting="plain",
     )
 
 
 @pytest.fixture(scope="session")
-def pictures() -> Pictures:
-    """Tissue-like pictures for the narrow network."""
-    return np.concatenate([verification_pictures(64, 64)[1:], verification_pictures(72, 64)[1:, 8:]])
+def images() -> Images:
+    """Tissue-like images for the narrow network."""
+    return np.concatenate([verification_images(64, 64)[1:], verification_images(72, 64)[1:, 8:]])
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dozen images of some size, as PNG files."""
     folder: Path = tmp_path_factory.mktemp("calibration")
     for index in range(12):
-        rgb = verification_pictures(80 + 8 * index, 96)[1 + index % 3]
+        rgb = verification_images(80 + 8 * index, 96)[1 + index % 3]
         cv2.imwrite(str(folder / f"{index:02d}.png"), rgb[:, :, ::-1])
     return folder
 
 
 @pytest.fixture(scope="session")
 def run_onnx() -> Callable[[Path, np.ndarray], np.ndarray]:
-    """Run one uint8 RGB picture (height, width, 3) through a file; float32 (height, width)."""
+    """Run one uint8 RGB image (height, width, 3) through a file; float32 (height, width)."""
 
-    def run(path: Path, picture: np.ndarray) -> np.ndarray:
+    def run(path: Path, image: np.ndarray) -> np.ndarray:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        probability = session.run(["probability"], {"image": picture[np.newaxis]})[0]
+        probability = session.run(["probability"], {"image": image[np.newaxis]})[0]
         assert isinstance(probability, np.ndarray)
         return probability[0, :, :, 0]
 

@@ -12,8 +12,8 @@ from keras import layers
 
 from polypstream.train import fit
 from polypstream.train.config import TrainConfig
-from polypstream.train.networks import NETWORKS
-from polypstream.train.report import EpochReport
+from polypstream.train.networks.registry import NETWORKS
+from polypstream.train.progress import EpochReport
 from tests.discs import disc_samples
 
 CONFIG = TrainConfig(
@@ -24,7 +24,8 @@ KILLED_AT = (2, 3)
 
 
 def small_network(*, height: int | None, width: int | None, widths: Sequence[int]) -> keras.Model:
-    """A stand-in for ResUNet++ that compiles in a moment: it has the layers that auxiliary heads are put on."""
+    """A small replacement for ResUNet++ that compiles quickly; it has the layers to which auxiliary heads are
+    attached."""
     image = keras.Input((height, width, 3))
     x = layers.Conv2D(widths[0], 3, strides=8, padding="same", name="bridge")(image)
     for name in ("decoder3", "decoder2", "decoder1"):
@@ -37,16 +38,16 @@ SMALL = replace(NETWORKS["resunetpp"], build=small_network)
 
 
 class Quiet:
-    """Keeps what it is told."""
+    """Records the progress reports."""
 
     def __init__(self) -> None:
-        self.begun: list[int] = []
+        self.started: list[int] = []
         self.losses: list[float] = []
         self.reports: list[EpochReport] = []
 
     def begin(self, *, epochs_done: int, epochs: int, steps: int, seconds_left: float) -> None:
         assert seconds_left > 0
-        self.begun.append(epochs_done)
+        self.started.append(epochs_done)
 
     def step(self, *, epoch: int, step: int, loss: float, seconds_left: float) -> None:
         self.losses.append(loss)
@@ -56,7 +57,7 @@ class Quiet:
 
 
 class Killing(Quiet):
-    """Kills the process in the middle of an epoch, as a full memory would."""
+    """Kills the process during an epoch, as if memory ran out."""
 
     def step(self, *, epoch: int, step: int, loss: float, seconds_left: float) -> None:
         if (epoch, step) == KILLED_AT:
@@ -69,6 +70,7 @@ def small_run(
     config: TrainConfig = CONFIG,
     initial: Path | None = None,
     encoder: Path | None = None,
+    pretrained: bool = False,
 ) -> Path:
     return fit.train(
         config,
@@ -78,6 +80,7 @@ def small_run(
         progress=progress,
         initial=initial,
         encoder=encoder,
+        pretrained=pretrained,
     )
 
 

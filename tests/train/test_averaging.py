@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from polypstream.train.averaging import averaged, measure_statistics
+from polypstream.train.averaging import averaged_weights, measure_statistics
 
 BATCHES = [np.random.default_rng(seed).normal(seed, 2, (4, 8, 8, 3)).astype(np.float32) for seed in range(3)]
 
@@ -37,7 +37,7 @@ def test_statistics_are_the_means_over_the_batches(network: keras.Model) -> None
 
 def test_the_block_holds_the_average_and_leaves_no_trace(trained: keras.Model) -> None:
     before = values(trained)
-    with averaged(trained, trained, BATCHES):
+    with averaged_weights(trained, trained, BATCHES):
         within = values(trained)
     assert not any(np.array_equal(one, other) for one, other in zip(before, within, strict=True))
     for one, other in zip(before, values(trained), strict=True):
@@ -46,7 +46,7 @@ def test_the_block_holds_the_average_and_leaves_no_trace(trained: keras.Model) -
 
 def test_an_error_leaves_no_trace_either(trained: keras.Model) -> None:
     before = values(trained)
-    with pytest.raises(KeyboardInterrupt), averaged(trained, trained, BATCHES):
+    with pytest.raises(KeyboardInterrupt), averaged_weights(trained, trained, BATCHES):
         raise KeyboardInterrupt
     for one, other in zip(before, values(trained), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -5,13 +5,8 @@ import numpy as np
 import pytest
 
 from polypstream.errors import DatasetError
-from polypstream.train.data import (
-    load_samples,
-    load_splits,
-    pairs_from_folder,
-    pairs_from_folders,
-    read_mask,
-)
+from polypstream.train.data import load_samples, load_splits, pairs_from_folder, pairs_from_folders
+from polypstream.train.image_files import read_mask
 from tests.discs import disc_picture, write_discs, write_picture
 
 
@@ -40,7 +35,7 @@ def test_every_missing_partner_and_shared_name_is_listed(tmp_path: Path) -> None
         assert part in str(caught.value)
 
 
-def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
+def test_other_and_hidden_files_are_skipped(tmp_path: Path) -> None:
     folder = write_discs(tmp_path / "discs", 1)
     (folder / "images" / "._000.png").write_bytes(b"a Mac was here")
     (folder / "images" / "Thumbs.db").write_bytes(b"and a PC")
@@ -52,7 +47,7 @@ def test_a_folder_of_no_known_layout_says_what_it_should_hold(tmp_path: Path) ->
         pairs_from_folder(tmp_path)
 
 
-def test_missing_partners_unreadable_images_and_other_sizes_are_told_at_once(tmp_path: Path) -> None:
+def test_missing_partners_unreadable_images_and_other_sizes_are_reported_together(tmp_path: Path) -> None:
     one, other = write_discs(tmp_path / "one", 4), write_discs(tmp_path / "other", 2)
     (one / "masks" / "000.png").unlink()
     (one / "images" / "001.png").write_bytes(b"text")
@@ -71,7 +66,7 @@ def test_missing_partners_unreadable_images_and_other_sizes_are_told_at_once(tmp
     assert "003.png" not in str(caught.value)
 
 
-def test_what_is_wrong_in_several_folders_is_told_at_once(tmp_path: Path) -> None:
+def test_errors_in_several_folders_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"one is not a data set.*two is not a data set"):
         pairs_from_folders([tmp_path / "one", tmp_path / "two"])
 
@@ -88,10 +83,10 @@ def test_a_jpeg_mask_is_cut_at_127(tmp_path: Path) -> None:
     write_picture(path, cv2.GaussianBlur(mask, (3, 3), 0).astype(np.uint8))
     read = read_mask(path)
     assert read.dtype == np.bool_
-    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    assert grey is not None
-    assert ((grey > 0) & (grey < 255)).any()
-    np.testing.assert_array_equal(read, grey > 127)
+    gray = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    assert gray is not None
+    assert ((gray > 0) & (gray < 255)).any()
+    np.testing.assert_array_equal(read, gray > 127)
 
 
 def test_the_threshold_itself_is_background(tmp_path: Path) -> None:
@@ -109,8 +104,8 @@ def test_an_empty_mask_is_a_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "complaint"),
     [
-        (np.eye(8, dtype=np.uint8), "brightest pixel is 1 of 255"),
-        (np.arange(256, dtype=np.uint8).reshape(16, 16), "of it is grey"),
+        (np.eye(8, dtype=np.uint8) + np.eye(8, k=1, dtype=np.uint8) * 2, "brightest pixel is 2 of 255"),
+        (np.arange(256, dtype=np.uint8).reshape(16, 16), "of it is neither black nor white"),
     ],
 )
 def test_a_mask_that_is_not_black_and_white_is_refused(tmp_path: Path, mask: np.ndarray, complaint: str) -> None:
@@ -127,7 +122,7 @@ def test_every_unusable_pair_is_listed(tmp_path: Path) -> None:
     whole = (folder / "images" / "002.png").read_bytes()
     (folder / "images" / "002.png").write_bytes(whole[: len(whole) // 8])
     write_picture(folder / "masks" / "003.png", np.zeros((30, 20), np.uint8))
-    write_picture(folder / "masks" / "004.png", np.eye(32, dtype=np.uint8))
+    write_picture(folder / "masks" / "004.png", np.eye(32, dtype=np.uint8) + np.eye(32, k=1, dtype=np.uint8) * 2)
     with pytest.raises(DatasetError) as caught:
         load_samples(pairs_from_folder(folder), height=16, width=16)
     message = str(caught.value)
@@ -140,7 +135,7 @@ def test_every_unusable_pair_is_listed(tmp_path: Path) -> None:
         "is 32x32 but its mask is 20x30",
     ):
         assert part in message
-    assert "masks/004.png is no black and white mask" in message
+    assert "masks/004.png is not a black and white mask" in message
     assert "\n" not in message
 
 
@@ -148,9 +143,9 @@ def test_loading_scales_image_and_mask_alike(tmp_path: Path) -> None:
     rgb, mask = np.zeros((40, 64, 3), np.uint8), np.zeros((40, 64), np.uint8)
     mask[:20, :32] = 255
     rgb[:20, :32] = 200, 100, 50
-    for part, picture in (("images", rgb), ("masks", mask)):
+    for part, image in (("images", rgb), ("masks", mask)):
         (tmp_path / "set" / part).mkdir(parents=True)
-        write_picture(tmp_path / "set" / part / "a.png", picture)
+        write_picture(tmp_path / "set" / part / "a.png", image)
     samples = load_samples(pairs_from_folder(tmp_path / "set"), height=16, width=24)
     assert samples.rgb.shape == (1, 16, 24, 3)
     assert samples.masks.shape == (1, 16, 24)
@@ -159,7 +154,7 @@ def test_loading_scales_image_and_mask_alike(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples.masks[0], samples.rgb[0, ..., 0] > 100)
 
 
-def test_splits_are_loaded_together_and_told_apart(tmp_path: Path) -> None:
+def test_splits_are_loaded_together_and_distinguished(tmp_path: Path) -> None:
     pairs = pairs_from_folder(write_discs(tmp_path / "discs", 5))
     loaded = load_splits({"training": pairs[:3], "validation": pairs[3:]}, height=32, width=32)
     assert [len(loaded[name]) for name in ("training", "validation")] == [3, 2]
@@ -171,3 +166,16 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     pairs = pairs_from_folder(write_discs(tmp_path / "discs", 1))
     with pytest.raises(DatasetError, match="no images for validation"):
         load_splits({"training": pairs, "validation": []}, height=32, width=32)
+
+
+def test_images_and_masks_are_cropped_alike(tmp_path: Path) -> None:
+    rgb, mask = np.zeros((60, 120, 3), np.uint8), np.zeros((60, 120), np.uint8)
+    rgb[10:50, 40:100], mask[10:30, 40:70] = (150, 90, 80), 255
+    for folder, picture in (("images", rgb), ("masks", mask)):
+        (tmp_path / "box" / folder).mkdir(parents=True)
+        write_picture(tmp_path / "box" / folder / "0.png", picture)
+    samples = load_samples(pairs_from_folder(tmp_path / "box"), height=20, width=20, crop="content")
+    assert samples.rgb.min(axis=-1).all()
+    expected = np.zeros((20, 20), np.uint8)
+    expected[:10, :10] = 1
+    np.testing.assert_array_equal(samples.masks[0], expected)

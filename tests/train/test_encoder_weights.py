@@ -1,4 +1,4 @@
-"""An encoder that starts from a published file computes what that file does."""
+"""An encoder initialized from a published file computes the same as that file."""
 
 from pathlib import Path
 
@@ -11,14 +11,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from polypstream.errors import TrainingError
 from polypstream.train.encoder_weights import MEAN_BGR, load_encoder
-from polypstream.train.resnet import STAGES
-from polypstream.train.resunetpp_r50 import ENCODER, resunetpp_r50
+from polypstream.train.networks.resunetpp_r50 import ENCODER, STAGES, resunetpp_r50
 
 SIDE = 64
 
 
 class Published:
-    """Writes a half-width ResNet-50 as it is published: BGR less its mean, normalisations folded, shortcuts first."""
+    """Writes a half-width ResNet-50 as published: BGR minus its mean, normalizations folded, shortcuts first."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -71,47 +70,47 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> np.ndarray:
+def images() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (12, SIDE, SIDE, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def network(published: Path, pictures: np.ndarray) -> keras.Model:
+def network(published: Path, images: np.ndarray) -> keras.Model:
     built = resunetpp_r50(height=SIDE, width=SIDE, widths=(8,) * 5)
-    load_encoder(built, published, pictures, encoder=ENCODER)
+    load_encoder(built, published, images, encoder=ENCODER)
     return built
 
 
-def test_the_encoder_computes_what_the_file_does(network: keras.Model, published: Path, pictures: np.ndarray) -> None:
+def test_the_encoder_computes_what_the_file_does(network: keras.Model, published: Path, images: np.ndarray) -> None:
     encoder = keras.Model(network.input, network.get_layer("encoder4_block3_relu3").output)
-    found = encoder.predict_on_batch(pictures[:1].astype(np.float32) / 255)
-    black_around = np.pad(pictures[0, :, :, ::-1].astype(np.float32), ((3, 3), (3, 3), (0, 0))) - MEAN_BGR
+    found = encoder.predict_on_batch(images[:1].astype(np.float32) / 255)
+    black_around = np.pad(images[0, :, :, ::-1].astype(np.float32), ((3, 3), (3, 3), (0, 0))) - MEAN_BGR
     session = onnxruntime.InferenceSession(str(published), providers=["CPUExecutionProvider"])
     expected = session.run(None, {"image": black_around.transpose(2, 0, 1)[None]})[0].transpose(0, 2, 3, 1)
     assert expected.std() > 0.05
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
-def test_its_normalisations_hold_the_statistics_of_the_pictures(network: keras.Model, pictures: np.ndarray) -> None:
+def test_its_normalizations_have_the_statistics_of_the_images(network: keras.Model, images: np.ndarray) -> None:
     name = "encoder3_block2_conv2"
-    batch = pictures.astype(np.float32) / 255
+    batch = images.astype(np.float32) / 255
     out = keras.Model(network.input, network.get_layer(name).output).predict_on_batch(batch)
-    normalisation = network.get_layer(f"{name}_bn")
-    mean = keras.ops.convert_to_numpy(normalisation.moving_mean)
+    normalization = network.get_layer(f"{name}_bn")
+    mean = keras.ops.convert_to_numpy(normalization.moving_mean)
     np.testing.assert_allclose(out.mean((0, 1, 2)), mean, atol=1e-3)
     np.testing.assert_allclose(out.std((0, 1, 2)), 1, atol=1e-2)
 
 
-def test_another_file_is_refused(network: keras.Model, pictures: np.ndarray, tmp_path: Path) -> None:
+def test_another_file_is_refused(network: keras.Model, images: np.ndarray, tmp_path: Path) -> None:
     nothing = tmp_path / "nothing.onnx"
     with pytest.raises(TrainingError, match=r"nothing\.onnx cannot be read"):
-        load_encoder(network, nothing, pictures, encoder=ENCODER)
+        load_encoder(network, nothing, images, encoder=ENCODER)
     nothing.write_bytes(b"this is no model")
     with pytest.raises(TrainingError, match=r"nothing\.onnx cannot be read"):
-        load_encoder(network, nothing, pictures, encoder=ENCODER)
+        load_encoder(network, nothing, images, encoder=ENCODER)
     short = Published()
     short.nodes = [helper.make_node("Relu", [short.conv("image", 3, 64, kernel=7)], ["features"])]
     graph = helper.make_graph(short.nodes, "short", [], [], short.constants)
     onnx.save(helper.make_model(graph), nothing)
     with pytest.raises(TrainingError, match="half the width"):
-        load_encoder(network, nothing, pictures, encoder=ENCODER)
+        load_encoder(network, nothing, images, encoder=ENCODER)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from polypstream.train.losses import DICE_SMOOTHING, bce_dice
+from polypstream.train.recipe import DICE_SMOOTHING, bce_dice, structure
 
 Maps = NDArray[np.float32]
 
@@ -46,7 +46,7 @@ def test_dice_is_taken_per_image() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_a_coarser_map_is_held_against_the_averaged_mask(factor: int) -> None:
+def test_a_coarser_map_is_compared_with_the_averaged_mask(factor: int) -> None:
     rng = np.random.default_rng(0)
     truth = (rng.random((2, 16, 24, 1)) > 0.5).astype(np.float32)
     averaged = truth.reshape(2, 16 // factor, factor, 24 // factor, factor, 1).mean(axis=(2, 4))
@@ -60,3 +60,33 @@ def test_half_precision_is_computed_in_float32() -> None:
     assert float(
         keras.ops.convert_to_numpy(bce_dice(keras.ops.convert_to_tensor(truth), probability))
     ) == pytest.approx(loss(truth, maps(0.75, side=64)), rel=1e-5)
+
+
+def edge_loss(truth: Maps, probability: Maps) -> float:
+    tensors = keras.ops.convert_to_tensor(truth), keras.ops.convert_to_tensor(probability)
+    return float(keras.ops.convert_to_numpy(structure(*tensors)))
+
+
+def test_structure_by_hand() -> None:
+    truth = half()
+    probability = np.where(truth == 1, 0.8, 0.1).astype(np.float32)
+    shares = np.array([1, 1, 1, 2 / 3, 1 / 3, 0, 0, 0], np.float32)  # of polyp among a row and its neighbors
+    weight = (1 + 5 * np.abs(shares - truth[0, :, 0, 0]))[:, None].repeat(8, 1)
+    right, wrong = weight[:4].sum(), weight[4:].sum()
+    cross_entropy = -(np.log(0.8) * right + np.log(0.9) * wrong) / (right + wrong)
+    overlap, total = 0.8 * right, 1.8 * right + 0.1 * wrong
+    iou = (overlap + DICE_SMOOTHING) / (total - overlap + DICE_SMOOTHING)
+    assert edge_loss(truth, probability) == pytest.approx(cross_entropy + 1 - iou, rel=1e-4)
+
+
+def test_structure_costs_nothing_where_all_is_right() -> None:
+    assert edge_loss(half(), half()) == pytest.approx(0, abs=1e-4)
+    assert edge_loss(maps(0.0), maps(0.0)) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_fault_at_an_outline_costs_more_than_one_far_from_it() -> None:
+    truth = np.zeros((1, 32, 32, 1), np.float32)
+    truth[:, :16] = 1
+    near, far = truth.copy(), truth.copy()
+    near[:, 16], far[:, 31] = 0.9, 0.9
+    assert edge_loss(truth, near) > 1.5 * edge_loss(truth, far)

@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from polypstream.train.networks import NETWORKS
-from polypstream.train.pytorch import fused
-from polypstream.train.resunetpp import SUPERVISED_LAYERS, resunetpp
-from polypstream.train.supervision import AUXILIARY_WEIGHT, loss_weights, with_auxiliary_heads
+from polypstream.train.networks.registry import NETWORKS
+from polypstream.train.networks.resunetpp import SUPERVISED_LAYERS, resunetpp
+from polypstream.train.pytorch import with_fast_layers
+from polypstream.train.recipe import AUXILIARY_WEIGHT, loss_weights, with_auxiliary_heads
 
-NARROW = (8,) * 5
+FEW_OUTPUTS = (8,) * 5
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def network() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def narrow() -> keras.Model:
-    return resunetpp(height=32, width=48, widths=NARROW)
+    return resunetpp(height=32, width=48, widths=FEW_OUTPUTS)
 
 
 def test_parameters_at_the_default_widths(network: keras.Model) -> None:
@@ -40,9 +40,9 @@ def test_input_and_output(network: keras.Model) -> None:
     assert network.output_shape == (None, 352, 352, 1)
 
 
-def test_a_picture_that_is_not_square(narrow: keras.Model) -> None:
-    picture = np.random.default_rng(0).random((2, 32, 48, 3), np.float32)
-    probability = narrow.predict_on_batch(picture)
+def test_a_non_square_image(narrow: keras.Model) -> None:
+    image = np.random.default_rng(0).random((2, 32, 48, 3), np.float32)
+    probability = narrow.predict_on_batch(image)
     assert probability.shape == (2, 32, 48, 1)
     assert probability.dtype == np.float32
     assert (probability > 0).all()
@@ -50,11 +50,11 @@ def test_a_picture_that_is_not_square(narrow: keras.Model) -> None:
 
 
 def test_the_same_weights_serve_every_size(narrow: keras.Model) -> None:
-    open_sized = resunetpp(height=None, width=None, widths=NARROW)
+    open_sized = resunetpp(height=None, width=None, widths=FEW_OUTPUTS)
     open_sized.set_weights(narrow.get_weights())
-    picture = np.random.default_rng(0).random((1, 32, 48, 3), np.float32)
-    np.testing.assert_allclose(open_sized(picture), narrow(picture), atol=1e-6)
-    assert open_sized(picture[:, :16, :24]).shape == (1, 16, 24, 1)
+    image = np.random.default_rng(0).random((1, 32, 48, 3), np.float32)
+    np.testing.assert_allclose(open_sized(image), narrow(image), atol=1e-6)
+    assert open_sized(image[:, :16, :24]).shape == (1, 16, 24, 1)
 
 
 @pytest.mark.parametrize("part", ["bridge", "head"])
@@ -115,7 +115,7 @@ def test_the_output_stays_float32_in_mixed_precision() -> None:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        mixed = resunetpp(height=16, width=16, widths=NARROW)
+        mixed = resunetpp(height=16, width=16, widths=FEW_OUTPUTS)
     finally:
         keras.config.set_dtype_policy(before)
     assert mixed.get_layer("probability").compute_dtype == "float32"
@@ -123,7 +123,7 @@ def test_the_output_stays_float32_in_mixed_precision() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 96), (96, 100)])
-def test_a_side_that_is_no_multiple_of_8_is_refused(height: int, width: int) -> None:
+def test_a_side_that_is_not_a_multiple_of_8_is_refused(height: int, width: int) -> None:
     with pytest.raises(ValueError, match="multiples of 8"):
         resunetpp(height=height, width=width)
 
@@ -144,10 +144,10 @@ def test_the_output_weighs_1_and_each_auxiliary_head_less() -> None:
     assert loss_weights(SUPERVISED_LAYERS) == [1.0, *[AUXILIARY_WEIGHT] * 4]
 
 
-def test_fusing_leaves_other_backends_alone(narrow: keras.Model) -> None:
+def test_fusing_does_not_change_other_backends(narrow: keras.Model) -> None:
     if keras.backend.backend() == "torch":
         pytest.skip("PyTorch is the backend that it is for")
-    assert fused(narrow) is narrow
+    assert with_fast_layers(narrow) is narrow
 
 
 @pytest.mark.parametrize(
@@ -167,10 +167,10 @@ def test_every_network_has_its_parameters(name: str, parameters: int, trainable:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_keeps_to_the_protocol(name: str) -> None:
+def test_every_network_follows_the_protocol(name: str) -> None:
     architecture = NETWORKS[name]
     height, width = 64, 96
-    built = architecture.build(height=height, width=width, widths=NARROW)
+    built = architecture.build(height=height, width=width, widths=FEW_OUTPUTS)
     probability = built.predict_on_batch(np.random.default_rng(0).random((2, height, width, 3), np.float32))
     assert probability.shape == (2, height, width, 1)
     assert 0 < probability.min() <= probability.max() < 1
@@ -179,21 +179,21 @@ def test_every_network_keeps_to_the_protocol(name: str) -> None:
     assert heights == sorted(heights)
     assert (heights[0], heights[-1]) == (height // architecture.multiple, height // (4 if architecture.encoder else 1))
     with pytest.raises(ValueError, match=f"multiples of {architecture.multiple}"):
-        architecture.build(height=64, width=64 + architecture.multiple // 2, widths=NARROW)
+        architecture.build(height=64, width=64 + architecture.multiple // 2, widths=FEW_OUTPUTS)
     with pytest.raises(ValueError, match="five"):
-        architecture.build(height=32, width=32, widths=NARROW[:4])
+        architecture.build(height=32, width=32, widths=FEW_OUTPUTS[:4])
 
 
 @pytest.mark.parametrize("name", ["unet", "resunet"])
 def test_the_baselines_have_no_attention_no_squeeze_and_no_dilation(name: str) -> None:
-    built = NETWORKS[name].build(height=32, width=32, widths=NARROW)
+    built = NETWORKS[name].build(height=32, width=32, widths=FEW_OUTPUTS)
     convs = [layer for layer in built.layers if isinstance(layer, layers.Conv2D)]
     assert {conv.dilation_rate for conv in convs} == {(1, 1)}
     assert not [layer for layer in built.layers if isinstance(layer, layers.Dense | layers.Multiply)]
 
 
 def test_the_residual_baseline_strides_where_the_other_pools() -> None:
-    pooled, strided = (NETWORKS[name].build(height=32, width=32, widths=NARROW) for name in ("unet", "resunet"))
+    pooled, strided = (NETWORKS[name].build(height=32, width=32, widths=FEW_OUTPUTS) for name in ("unet", "resunet"))
     pools = [layer.name for layer in pooled.layers if isinstance(layer, layers.MaxPooling2D)]
     assert pools == [f"encoder{stage}_pool" for stage in (1, 2, 3, 4)]
     assert not [layer for layer in strided.layers if isinstance(layer, layers.MaxPooling2D)]

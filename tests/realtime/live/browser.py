@@ -1,4 +1,4 @@
-"""A real browser on the page: Chromium, driven by Playwright, and what it shows read back from its pixels."""
+"""A real browser on the page: Chromium, controlled by Playwright, with its pixels read back."""
 
 import base64
 import shutil
@@ -30,7 +30,7 @@ _TO_PNG = "id => document.getElementById(id).toDataURL('image/png').split(',')[1
 
 @contextmanager
 def chromium() -> Iterator["Browser"]:
-    """A headless Chromium; the test is skipped where there is none."""
+    """A headless Chromium; the test is skipped without one."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
@@ -44,7 +44,7 @@ def chromium() -> Iterator["Browser"]:
 
 
 def pixels(tab: "Tab", canvas: str) -> NDArray[np.uint8]:
-    """What a canvas holds: RGBA (H, W, 4)."""
+    """The contents of a canvas: RGBA (H, W, 4)."""
     png = np.frombuffer(base64.b64decode(tab.evaluate(_TO_PNG, canvas)), np.uint8)
     decoded = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
     code = cv2.COLOR_BGRA2RGBA if decoded.shape[2] == 4 else cv2.COLOR_BGR2RGBA
@@ -52,7 +52,7 @@ def pixels(tab: "Tab", canvas: str) -> NDArray[np.uint8]:
 
 
 def light(tab: "Tab") -> str:
-    """What the light says."""
+    """The state of the light."""
     return str(tab.evaluate("document.body.dataset.light"))
 
 
@@ -60,11 +60,23 @@ def text(tab: "Tab", name: str) -> str:
     return str(tab.evaluate("id => document.getElementById(id).textContent", name))
 
 
+def violations(tab: "Tab") -> list[str]:
+    """Serious and critical accessibility problems, as axe finds them."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(tab).response["violations"]
+    return [
+        f"{each['id']}: {node['target']}"
+        for each in found
+        if each["impact"] in {"serious", "critical"}
+        for node in each["nodes"]
+    ]
+
+
 def wait_until(holds: Callable[[], Any], *, within_s: float = 10.0) -> float:
-    """Seconds until something holds; fails the test where it takes too long."""
-    begun = monotonic()
+    """Seconds until a condition is true; fails the test after a limit."""
+    started = monotonic()
     while not holds():
-        if monotonic() - begun > within_s:
+        if monotonic() - started > within_s:
             pytest.fail(f"nothing came of it within {within_s:g} s")
         sleep(0.02)
-    return monotonic() - begun
+    return monotonic() - started

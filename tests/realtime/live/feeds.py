@@ -1,4 +1,4 @@
-"""A camera for tests: pictures with a counter in them, sent in real time over loopback, and all its faults."""
+"""A simulated camera: images with a counter, sent in real time over loopback, with all kinds of faults."""
 
 import signal
 import socket
@@ -19,7 +19,7 @@ import av
 import numpy as np
 from av.codec.context import Flags
 
-from polypstream.realtime.frame import Frame
+from polypstream.realtime.video.frame import Frame
 from polypstream.synthetic.counter import counter_from_rgb, draw_counter
 
 DATAGRAM = 7 * 188
@@ -30,7 +30,7 @@ CLOCK = 90_000
 
 @dataclass(frozen=True, kw_only=True)
 class Coding:
-    """How the camera's pictures are coded."""
+    """Encoding of the simulated camera."""
 
     width: int = 320
     height: int = 240
@@ -45,7 +45,7 @@ class Coding:
 
 @lru_cache(maxsize=16)
 def coded(coding: Coding) -> tuple[Any, list[tuple[bytes, int, int, bool]]]:
-    """The open encoder, whose parameters a muxer needs, and of each packet: data, pts, dts (frames), keyframe."""
+    """The open encoder, whose parameters a muxer needs, and each packet: data, pts, dts (in frames), keyframe."""
     context: Any = av.CodecContext.create(coding.codec, "w")
     context.width, context.height, context.pix_fmt = coding.width, coding.height, "yuv420p"
     context.time_base, context.framerate = Fraction(1, coding.fps), Fraction(coding.fps)
@@ -74,7 +74,7 @@ def _pictures(coding: Coding) -> Iterator[av.VideoFrame]:
 
 
 def numbered_rgb(index: int, coding: Coding) -> Any:
-    """A picture with something in it and its number along the bottom."""
+    """An image with some content and its number along the bottom."""
     y, x = np.indices((coding.height, coding.width))
     rgb = np.stack([(x + index * 3) % 256, (y + index * 2) % 256, (x + y) % 256], axis=-1).astype(np.uint8)
     draw_counter(rgb, index)
@@ -87,7 +87,7 @@ def number_in(frame: Frame) -> int | None:
 
 
 class TransportStream:
-    """MPEG-TS of a loop without end, one frame after the other, by copying the coded packets."""
+    """Endless MPEG-TS loop, frame by frame, by copying packets."""
 
     def __init__(self, coding: Coding) -> None:
         self._coding = coding
@@ -99,7 +99,7 @@ class TransportStream:
         self._stream.width, self._stream.height, self._stream.pix_fmt = coding.width, coding.height, "yuv420p"
         self._header = context.extradata or b""
         self.first_pts = 0
-        """In ticks; a leap of the sender's clock when changed."""
+        """Offset in ticks; changing it simulates a jump of the sender's clock."""
 
     def write(self, data: bytes) -> int:
         """Called by the muxer."""
@@ -122,10 +122,10 @@ class TransportStream:
 
 @dataclass(kw_only=True)
 class Fault:
-    """What is wrong with the camera at present; may be changed while it runs."""
+    """Current fault of the camera; may be changed while it runs."""
 
     is_stalled: bool = False
-    """It stays connected and sends nothing."""
+    """Stays connected, but sends nothing."""
     damage: Callable[[bytes], bytes] = field(default=lambda data: data)
 
 
@@ -143,7 +143,7 @@ class Camera:
         self._thread = Thread(target=self._run, name="camera")
 
     def switch(self, coding: Coding) -> None:
-        """Send other pictures from now on, as when another processor is plugged in."""
+        """Switch to another video, as if another processor was connected."""
         coded(coding)
         self._next = coding
 
@@ -172,7 +172,7 @@ class Camera:
 
 
 class UdpCamera(Camera):
-    """Sends to a port of this machine, whether anyone listens or not."""
+    """Sends to a port of this machine, with or without a receiver."""
 
     def __init__(self, port: int, coding: Coding | None = None) -> None:
         super().__init__(self._send_datagrams, coding)
@@ -222,20 +222,20 @@ class TcpCamera(Camera):
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port nobody uses at present."""
+    """An unused port."""
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def udp_is_open(port: int) -> bool:
-    """Whether something on this machine receives what is sent to a UDP port."""
+    """Whether a process on this machine receives data for a UDP port."""
     sockets = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]
     return any(int(line.split()[1].rpartition(":")[2], 16) == port for line in sockets)
 
 
-class Viewing:
-    """A source iterated in a thread, and everything that came out of it; a context manager that closes the source."""
+class Playback:
+    """A source iterated in a thread, and all its frames; a context manager that closes the source."""
 
     def __init__(self, source: Any) -> None:
         self.source = source
@@ -258,7 +258,7 @@ class Viewing:
         return not self._thread.is_alive()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end of the iteration, but not for ever."""
+        """Wait for the end of the iteration, up to a limit."""
         self._thread.join(timeout_s)
 
     def __enter__(self) -> Self:
@@ -274,7 +274,7 @@ class Viewing:
 
 
 def wait_until(holds: Callable[[], object], *, within_s: float = 20.0) -> None:
-    """Wait until something holds; fails the test if it takes for ever."""
+    """Wait until a condition is true; fails the test after a limit."""
     pause, deadline = Event(), monotonic() + within_s
     while not holds():
         assert monotonic() < deadline, "it did not come to pass"
@@ -282,7 +282,7 @@ def wait_until(holds: Callable[[], object], *, within_s: float = 20.0) -> None:
 
 
 def runs(numbers: list[int | None], length: int) -> Iterator[int]:
-    """How far each number of a loop of so many frames lies from the one before."""
+    """Difference of each number from the previous one, in a loop of the given length."""
     known = [number for number in numbers if number is not None]
     return ((b - a) % length for a, b in pairwise(known))
 
@@ -292,7 +292,7 @@ GSTREAMER_PYTHON = Path("/usr/bin/python3")
 
 @lru_cache(maxsize=1)
 def why_no_rtsp_server() -> str:
-    """What is missing for `RtspCamera` on this machine; empty where nothing is."""
+    """Missing requirement for `RtspCamera`; empty if there is none."""
     script = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
     if not GSTREAMER_PYTHON.exists():
         return f"needs {GSTREAMER_PYTHON}"
@@ -301,7 +301,7 @@ def why_no_rtsp_server() -> str:
 
 
 class RtspCamera:
-    """Plays a file over RTSP to each viewer anew, in a process of its own; leaving it ends the process."""
+    """Plays a file over RTSP from the start to each viewer, in a separate process that ends on leaving."""
 
     def __init__(self, port: int, clip: Path, *credentials: str) -> None:
         self._arguments = [str(port), str(clip), *credentials]
@@ -320,7 +320,7 @@ class RtspCamera:
         return self
 
     def freeze(self) -> None:
-        """Stop the process in its tracks: connections stand, nothing comes."""
+        """Freeze the process: connections stay open, but nothing is sent."""
         self._process.send_signal(signal.SIGSTOP)
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""An RTSP server that plays a file in real time; run by the Python of Debian's python3-gst-1.0, not by ours.
+"""An RTSP server that plays a file in real time; run by the Python of Debian's python3-gst-1.0.
 
 Arguments: port, file, and optionally a user name and a password. Says "ready" when it listens; ends with its input.
 """

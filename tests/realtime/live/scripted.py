@@ -1,4 +1,4 @@
-"""A live source and models made up by a test: every frame comes when the test says so."""
+"""A live source and models controlled by a test, frame by frame."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,19 +9,22 @@ from types import TracebackType
 import av
 import numpy as np
 
+from polypstream.arrays import Probability, Rgb
+from polypstream.contract import OperatingPoint
 from polypstream.errors import BackendError
-from polypstream.realtime.frame import Frame, Probability, Rgb
-from polypstream.realtime.handover import Delivery, Handover
-from polypstream.realtime.live.alarm import OperatingPoint
-from polypstream.realtime.live.feed import Line, LineState, PacketTap
+from polypstream.realtime.live.sources.source import ConnectionState, ConnectionStatus, PacketTap
+from polypstream.realtime.video.frame import Frame
+from polypstream.threads import Delivery, Handover
+from tests.models import contract
 
 SIZE = 64
 EAGER = OperatingPoint(name="eager", threshold=0.5, appear_ms=0, vanish_ms=0)
+PATIENT = OperatingPoint(name="patient", threshold=0.75, appear_ms=240, vanish_ms=400)
 DISC_CENTRE, DISC_RADIUS = (32, 30), 14
 
 
 def tissue(index: int = 0) -> av.VideoFrame:
-    """A textured pinkish picture, 256×192, with a paler disc at four times the place of the model's."""
+    """A textured pinkish image, 256×192, with a paler disc at four times the coordinates of the model's."""
     rng = np.random.default_rng(3)
     rgb = np.empty((192, 256, 3), np.uint8)
     rgb[...] = (190, 110, 95)
@@ -33,32 +36,34 @@ def tissue(index: int = 0) -> av.VideoFrame:
 
 
 class ScriptedSource:
-    """Frames as a test gives them."""
+    """Frames provided by a test."""
 
     label = "scripted"
     has_packets = False
 
     def __init__(self) -> None:
         self._frames: Handover[Frame] = Handover(capacity=1000, delivery=Delivery.LOSSLESS)
-        self._state = LineState(line=Line.CONNECTING)
+        self._state = ConnectionState(status=ConnectionStatus.CONNECTING)
         self._given = 0
+        self.picture = tissue
+        """Makes the picture of each frame from its index."""
         self.taps: list[PacketTap | None] = []
 
     @property
-    def state(self) -> LineState:
+    def state(self) -> ConnectionState:
         return self._state
 
     def give(self, count: int = 1) -> None:
-        self._state = LineState(line=Line.RUNNING)
+        self._state = ConnectionState(status=ConnectionStatus.RUNNING)
         for _ in range(count):
-            self._frames.put(Frame(index=self._given, picture=tissue(self._given), time_base=Fraction(1, 25)))
+            self._frames.put(Frame(index=self._given, picture=self.picture(self._given), time_base=Fraction(1, 25)))
             self._given += 1
 
     def lose(self, reason: str) -> None:
-        self._state = LineState(line=Line.LOST, reason=reason)
+        self._state = ConnectionState(status=ConnectionStatus.LOST, reason=reason)
 
     def end(self) -> None:
-        self._state = LineState(line=Line.ENDED)
+        self._state = ConnectionState(status=ConnectionStatus.ENDED)
         self._frames.close()
 
     def attach(self, tap: PacketTap | None) -> None:
@@ -81,9 +86,10 @@ class ScriptedSource:
 
 
 class DiscFinder:
-    """Finds a polyp at the same place of every picture; fails, dawdles or waits as a test wants."""
+    """Finds a polyp at the same place in every frame; fails, is slow or waits as a test requests."""
 
     height = width = SIZE
+    contract = contract(height=SIZE, width=SIZE)
 
     def __init__(self) -> None:
         self.calls = 0
@@ -107,7 +113,7 @@ class DiscFinder:
         if self.problem is not None:
             raise self.problem
         if self.is_nan:
-            raise BackendError("the network returned values from nan to nan where probabilities belong")
+            raise BackendError("the network returned values from nan to nan instead of probabilities")
         rows, columns = np.mgrid[:SIZE, :SIZE]
         inside = np.hypot(columns - DISC_CENTRE[0], rows - DISC_CENTRE[1]) < DISC_RADIUS
         return np.where(inside, np.float32(0.97), np.float32(0.01))

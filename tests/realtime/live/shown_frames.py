@@ -1,4 +1,4 @@
-"""Synthetic pictures shown to a viewer at a steady pace, with the true outlines as markers."""
+"""Synthetic frames shown to a viewer at a steady rate, with the true outlines as markers."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -14,17 +14,17 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
-from polypstream.realtime.contours import Polyp, polyps_from_probability
-from polypstream.realtime.frame import Frame
-from polypstream.realtime.live.gauges import Delay
-from polypstream.realtime.live.shown import Light, LiveFrame, Marker, Status
-from polypstream.realtime.live.viewing import Gauges, Viewer
+from polypstream.realtime.live.display_frame import DisplayFrame, Light, Marker, Status
+from polypstream.realtime.live.viewers.viewer import LiveStatistics, Viewer
+from polypstream.realtime.outlines.contours import Polyp, polyps_from_probability
+from polypstream.realtime.statistics import Delay
+from polypstream.realtime.video.frame import Frame
 from polypstream.synthetic import SyntheticClip, frame_at
 from polypstream.synthetic.counter import draw_counter
 
 WIDTH, HEIGHT = 640, 480
 READY = Status(light=Light.READY)
-GAUGES = Gauges(
+STATISTICS = LiveStatistics(
     video_delay=Delay(p50_ms=2.1, p99_ms=4.2),
     marker_delay=Delay(p50_ms=61.0, p99_ms=88.0),
     fps_in=30.0,
@@ -44,7 +44,7 @@ def scene(index: int = 60, *, width: int = WIDTH, height: int = HEIGHT) -> tuple
 
 
 def picture_of(rgb: NDArray[np.uint8], number: int) -> av.VideoFrame:
-    """A yuv420p picture, BT.709 in the limited range, whose bar code says `number`."""
+    """A yuv420p frame, BT.709, limited range, whose bar code is `number`."""
     rgb = rgb.copy()
     draw_counter(rgb, number)
     picture = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
@@ -64,26 +64,31 @@ def shown(
     polyps: Sequence[Polyp] | None = None,
     status: Status = READY,
     opacity: float = 1.0,
-) -> LiveFrame:
-    """What a session shows at this moment; the scene's own picture and polyps unless others are given."""
+) -> DisplayFrame:
+    """The frame that a session displays; by default image and polyps of the scene."""
     rgb = scene()[0] if rgb is None else rgb
     polyps = scene()[1] if polyps is None else polyps
     markers = [Marker(identity=place + 1, polyp=polyp, opacity=opacity) for place, polyp in enumerate(polyps)]
     frame = Frame(index=number, picture=picture_of(rgb, number), time_base=Fraction(1, 30), captured_at=monotonic())
-    return LiveFrame(frame=frame, markers=markers, status=status, evidence_age_s=0.04)
+    return DisplayFrame(frame=frame, markers=markers, status=status, inference_age_s=0.04)
 
 
 class Showing:
-    """Shows frame after frame to a viewer from a thread of its own, until left."""
+    """Displays frames on a viewer from a separate thread, until left."""
 
-    def __init__(self, viewer: Viewer, *, fps: float = 30.0, make: Callable[[int], LiveFrame] = shown) -> None:
-        self._viewer, self._period_s, self._make = viewer, 1 / fps, make
+    def __init__(self, viewer: Viewer, *, fps: float = 30.0, make: Callable[[int], DisplayFrame] = shown) -> None:
+        self._viewer, self._period_s = viewer, 1 / fps
+        self.make = make
+        """Makes each frame from its number; may be replaced."""
         self._ended, self._paused = Event(), Event()
         self._thread = Thread(target=self._run, name="test-showing")
+        self.statistics = STATISTICS
+        """Displayed with each frame; may be replaced at any time."""
         self.number = 0
-        """Frames shown so far."""
+        """Frames displayed so far."""
+        self.statistics = STATISTICS
         self.show_s: list[float] = []
-        """How long each `show` took."""
+        """Duration of each `show`."""
 
     def pause(self) -> None:
         self._paused.set()
@@ -107,8 +112,8 @@ class Showing:
             due += self._period_s
             if self._paused.is_set():
                 continue
-            item = self._make(self.number)
-            begun = monotonic()
-            self._viewer.show(item, GAUGES)
-            self.show_s.append(monotonic() - begun)
+            item = self.make(self.number)
+            started = monotonic()
+            self._viewer.show(item, self.statistics)
+            self.show_s.append(monotonic() - started)
             self.number += 1

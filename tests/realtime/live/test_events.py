@@ -1,4 +1,4 @@
-"""Events are on the disk when they have happened, snapshots hold what was seen, and both outlive a full disk."""
+"""Events are on disk as soon as they happen, snapshots contain what was displayed, and both survive a full disk."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from fractions import Fraction
 from pathlib import Path
 from threading import Event as Signal
 from time import monotonic, sleep
@@ -18,13 +17,11 @@ import cv2
 import numpy as np
 import pytest
 
-from polypstream.realtime.frame import Frame
-from polypstream.realtime.live.events import PATIENCE_S, Event, EventKind, Sightings
+from polypstream.realtime.live.events import Event, EventKind
 from polypstream.realtime.live.recording import event_log
 from polypstream.realtime.live.recording.event_log import EventLog
 from polypstream.realtime.live.recording.snapshots import Snapshot, Snapshots
-from polypstream.realtime.live.shown import Marker
-from polypstream.realtime.overlay import MarkerStyle, marker_coverage
+from polypstream.realtime.outlines.drawing import MarkerStyle, marker_coverage
 from tests.clips import plane_bytes
 from tests.live_frames import live_frame, marker, round_polyp
 from tests.realtime.live.feeds import wait_until
@@ -38,7 +35,7 @@ def test_an_event_has_its_time_by_the_wall_and_by_the_session(tmp_path: Path) ->
     path = tmp_path / "session" / "events.jsonl"
     with EventLog(path, on_notice=pytest.fail) as log:
         log.add(Event(kind=EventKind.SESSION_STARTED, details={"source": "clip"}))
-        log.add(Event(kind=EventKind.LINE_LOST, at=monotonic() - 2, pts_s=1.5, details={"reason": "no frame"}))
+        log.add(Event(kind=EventKind.CONNECTION_LOST, at=monotonic() - 2, pts_s=1.5, details={"reason": "no frame"}))
     started, lost = records(path)
     assert started["event"] == "session_started"
     assert started["source"] == "clip"
@@ -79,7 +76,7 @@ sleep(60)
     assert [record["number"] for record in records(path)] == list(range(20))
 
 
-def test_what_a_full_disk_did_not_take_up_to_the_end_is_counted(tmp_path: Path) -> None:
+def test_events_that_a_full_disk_did_not_accept_are_counted(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from pathlib import Path
@@ -97,22 +94,22 @@ with EventLog(Path(sys.argv[1]), on_notice=print) as log:
     assert why.startswith(f"{path} is not written for now (File too large)")
     assert [record["number"] for record in records(path)] == list(range(len(records(path))))
     assert len(records(path)) > 5
-    assert rest == f"the last {100 - len(records(path))} events are not in {path}"
+    assert rest == f"the last {100 - len(records(path))} events are missing in {path}"
 
 
 def test_a_log_on_a_device_that_is_full_raises_nothing() -> None:
-    told: list[str] = []
-    with EventLog(Path("/dev/full"), on_notice=told.append) as log:
+    reported: list[str] = []
+    with EventLog(Path("/dev/full"), on_notice=reported.append) as log:
         for _ in range(3):
             log.add(Event(kind=EventKind.SNAPSHOT))
-    why, rest = told
+    why, rest = reported
     assert "the disk is full" in why
-    assert rest == "the last 3 events are not in /dev/full"
+    assert rest == "the last 3 events are missing in /dev/full"
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk with room for 64 kB."""
+    """A disk with 64 kB of space."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True)
@@ -123,7 +120,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take all the room that is left, and say by which file."""
+    """Fill the disk; returns the file that fills it."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -132,7 +129,7 @@ def fill(disk: Path) -> Path:
 
 
 def lines_in(path: Path) -> int:
-    """How many lines have come to their end."""
+    """Number of complete lines."""
     return path.read_text().count("\n") if path.exists() else 0
 
 
@@ -147,26 +144,28 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_soon")
-def test_a_log_goes_on_when_there_is_room_again_and_no_event_is_missing(small_disk: Path) -> None:
-    path, told, seen = small_disk / "events.jsonl", list[str](), [""]
-    with EventLog(path, on_notice=told.append) as log:
+def test_a_log_continues_when_there_is_room_again_and_no_event_is_missing(small_disk: Path) -> None:
+    path, reported, seen = small_disk / "events.jsonl", list[str](), [""]
+    with EventLog(path, on_notice=reported.append) as log:
         numbered(log, range(5))
         wait_until(lambda: lines_in(path) == 5)
         assert log.is_written
-        for first in (5, 105):  # twice: what was mended once can be full again
+        for first in (5, 105):  # twice: a disk can fill up again
             filler = fill(small_disk)
             numbered(log, range(first, first + 100))
             wait_until(lambda: not log.is_written)
-            wait_until(lambda: seen.append(path.read_text()) or seen[-1].endswith("\n"))  # a new try may be going on
+            wait_until(
+                lambda: seen.append(path.read_text()) or seen[-1].endswith("\n")
+            )  # an attempt may be in progress
             assert first <= len(seen[-1].splitlines()) < first + 100
             filler.unlink()
             wait_until(lambda last=first + 100: lines_in(path) == last)
             assert log.is_written
     assert [record["number"] for record in records(path)] == list(range(205))
-    why, again, *_ = told
+    why, again, *_ = reported
     assert why.startswith(f"{path} is not written for now (No space left on device); the disk is full: free some space")
-    assert again == f"{path} is written again"
-    assert told == [why, again] * 2
+    assert again == f"{path} can be written again"
+    assert reported == [why, again] * 2
 
 
 @pytest.mark.usefixtures("_soon")
@@ -191,16 +190,16 @@ def test_events_that_cannot_wait_for_room_are_counted_where_they_are_missing(
 
 
 @pytest.mark.usefixtures("_soon")
-def test_a_folder_that_can_be_made_later_on_gets_its_log(tmp_path: Path) -> None:
-    folder, told = tmp_path / "session", list[str]()
+def test_a_folder_that_becomes_writable_later_gets_its_log(tmp_path: Path) -> None:
+    folder, reported = tmp_path / "session", list[str]()
     folder.write_text("a file")
-    with EventLog(folder / "events.jsonl", on_notice=told.append) as log:
+    with EventLog(folder / "events.jsonl", on_notice=reported.append) as log:
         numbered(log, range(3))
         wait_until(lambda: not log.is_written)
         folder.unlink()
         wait_until(lambda: log.is_written)
     assert [record["number"] for record in records(folder / "events.jsonl")] == [0, 1, 2]
-    assert "there is a file where the folder should be" in told[0]
+    assert "there is a file where the folder should be" in reported[0]
 
 
 @pytest.mark.parametrize("whole", [0, 1, 200])
@@ -227,46 +226,12 @@ def test_nobody_waits_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.
     with EventLog(path, on_notice=pytest.fail) as log:
         numbered(log, [0])
         is_hanging.wait()
-        numbered(log, range(1, 3000))  # would hang here for ever
+        numbered(log, range(1, 3000))  # would hang here forever
         goes_on.set()
     first, lost, *kept = records(path)
     assert first["number"] == 0
     assert lost["count"] == 2999 - len(kept)
     assert [record["number"] for record in kept] == list(range(3000 - len(kept), 3000))
-
-
-def frame(at: float) -> Frame:
-    picture = av.VideoFrame(16, 16, "gray")
-    picture.pts = round(at * 25)
-    return Frame(index=0, picture=picture, time_base=Fraction(1, 25), captured_at=at)
-
-
-def test_comings_and_goings_are_told_once_each() -> None:
-    sightings = Sightings()
-    moved = Marker(identity=1, polyp=round_polyp(x=40), opacity=0.5)
-    assert sightings.look(frame(0), []) == []
-    (appeared,) = sightings.look(frame(1), [marker()])
-    assert (appeared.kind, appeared.at, appeared.pts_s) == (EventKind.POLYP_APPEARED, 1, 1)
-    assert appeared.details["identity"] == 1
-    assert appeared.details["box"] == pytest.approx([20, 12, 24, 24], abs=0.1)
-    assert sightings.look(frame(2), [moved]) == []
-    assert sightings.look(frame(2 + PATIENCE_S / 2), []) == []
-    assert [e.details["identity"] for e in sightings.look(frame(2.9), [moved, marker(identity=2)])] == [2]
-    gone = sightings.look(frame(2.9 + PATIENCE_S), [])
-    assert [event.kind for event in gone] == [EventKind.POLYP_VANISHED] * 2
-    assert [event.at for event in gone] == [2.9, 2.9]
-    assert [event.details["duration_s"] for event in gone] == pytest.approx([1.9, 0])
-    assert gone[0].details["box"] == pytest.approx([28, 12, 24, 24], abs=0.1)
-    assert sightings.end() == []
-
-
-def test_what_is_still_seen_at_the_end_vanishes_with_it() -> None:
-    sightings = Sightings()
-    sightings.look(frame(1), [marker()])
-    sightings.look(frame(3), [marker()])
-    (vanished,) = sightings.end()
-    assert vanished.details["duration_s"] == 2
-    assert sightings.end() == []
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "nv12", "bgr24", "yuyv422"])
@@ -310,17 +275,19 @@ def test_a_snapshot_holds_the_frame_with_and_without_markers(tmp_path: Path, pix
     )
 
 
-def test_a_snapshot_that_fails_is_told_and_the_next_is_tried(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_a_snapshot_that_fails_is_reported_and_the_next_is_tried(tmp_path: Path) -> None:
+    reported: list[str] = []
     saved: list[Snapshot] = []
     folder = tmp_path / "pictures"
     folder.write_text("a file")
-    with Snapshots(folder, MarkerStyle(), on_saved=lambda s, _: saved.append(s), on_failed=told.append) as snapshots:
+    with Snapshots(
+        folder, MarkerStyle(), on_saved=lambda s, _: saved.append(s), on_failed=reported.append
+    ) as snapshots:
         snapshots.take(live_frame(0))
-        while not told:
+        while not reported:
             sleep(0.01)
         folder.unlink()
         snapshots.take(live_frame(1))
-    assert len(told) == 1
-    assert "could not be saved (File exists); there is a file where the folder should be" in told[0]
+    assert len(reported) == 1
+    assert "could not be saved (File exists); there is a file where the folder should be" in reported[0]
     assert len(saved) == 1

@@ -1,18 +1,24 @@
-"""The picture runs whenever there is one, whatever the model does; the light says what is wrong; everything ends."""
+"""Frames are displayed regardless of the model's state; the light shows what is wrong; everything ends."""
 
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 
+import av
+import cv2
+import numpy as np
 import pytest
 
+from polypstream.arrays import Size
 from polypstream.errors import BackendError, SourceError
-from polypstream.realtime.frame import Frame
-from polypstream.realtime.live.feed import Line
+from polypstream.realtime.live.display_frame import DisplayFrame, Light, Status
+from polypstream.realtime.live.motion import Scene
 from polypstream.realtime.live.pipeline import LivePipeline
-from polypstream.realtime.live.shown import Light, LiveFrame, Status
-from polypstream.realtime.live.tracker import Tracker, TrackerConfig
-from tests.realtime.live.scripted import EAGER, DiscFinder, ScriptedSource
+from polypstream.realtime.live.sources.source import ConnectionStatus
+from polypstream.realtime.live.tracker import Tracker, TrackerConfig, View
+from polypstream.realtime.video.frame import Frame
+from tests.realtime.live.scripted import EAGER, DiscFinder, ScriptedSource, tissue
 
 LONG_S = 30.0
 
@@ -28,12 +34,12 @@ def tracker() -> Tracker:
     return Tracker(TrackerConfig(operating_point=EAGER, fade_ms=10_000))
 
 
-def next_frame(items: Iterator[LiveFrame | Status]) -> LiveFrame:
-    return next(item for item in items if isinstance(item, LiveFrame))
+def next_frame(items: Iterator[DisplayFrame | Status]) -> DisplayFrame:
+    return next(item for item in items if isinstance(item, DisplayFrame))
 
 
-def shown_until(source: ScriptedSource, items: Iterator[LiveFrame | Status], light: Light) -> LiveFrame:
-    """Give frame after frame until the light is as wanted."""
+def shown_until(source: ScriptedSource, items: Iterator[DisplayFrame | Status], light: Light) -> DisplayFrame:
+    """Provide frames until the light has the expected state."""
     for _ in range(2000):
         source.give()
         shown = next_frame(items)
@@ -51,7 +57,7 @@ def test_every_frame_is_shown_once_in_order_and_carries_its_markers() -> None:
             source.give()
             shown.append(next_frame(items))
         source.end()
-        assert [item for item in items if isinstance(item, LiveFrame)] == []
+        assert [item for item in items if isinstance(item, DisplayFrame)] == []
     indices = [item.frame.index for item in shown]
     assert indices == list(range(indices[0], indices[0] + 31))
     assert live.dropped == 0
@@ -61,7 +67,7 @@ def test_every_frame_is_shown_once_in_order_and_carries_its_markers() -> None:
     assert marker.opacity > 0.5
 
 
-def test_frames_that_arrive_in_another_order_than_they_are_shown_are_judged_all_the_same() -> None:
+def test_reordered_frames_are_inferred_too() -> None:
     class Reordered(ScriptedSource):
         def __iter__(self) -> Iterator[Frame]:
             for frame in super().__iter__():
@@ -76,13 +82,42 @@ def test_frames_that_arrive_in_another_order_than_they_are_shown_are_judged_all_
             source.give()
             shown = next_frame(items)
             assert shown.status.light is Light.READY, shown.status
-            assert shown.evidence_age_s is not None
-            assert shown.evidence_age_s >= 0
+            assert shown.inference_age_s is not None
+            assert shown.inference_age_s >= 0
         source.end()
         list(items)
 
 
-def test_a_slow_model_sees_the_newest_frame_and_holds_nothing_up() -> None:
+def test_frames_without_visibility_are_displayed_and_not_inferred() -> None:
+    source, finder = ScriptedSource(), DiscFinder()
+    with LivePipeline(source, finder, tracker()) as live:
+        items = iter(live)
+        shown_until(source, items, Light.READY)
+        source.picture = dark
+        shown_until(source, items, Light.UNCERTAIN)
+        inferred = finder.calls
+        for _ in range(20):
+            source.give()
+            shown = next_frame(items)
+        assert shown.status.reason == "dark image"
+        assert shown.markers == ()
+        assert finder.calls <= inferred + 1
+        assert 0 < live.unusable <= 40
+        source.picture = tissue
+        shown_until(source, items, Light.READY)
+        assert finder.calls > inferred
+        source.end()
+        list(items)
+
+
+def dark(index: int) -> av.VideoFrame:
+    """A picture in which nothing can be seen."""
+    picture = av.VideoFrame.from_ndarray(np.full((192, 256, 3), 3, np.uint8), format="rgb24").reformat(format="yuv420p")
+    picture.pts, picture.time_base = index, Fraction(1, 25)
+    return picture
+
+
+def test_a_slow_model_sees_the_newest_frame_and_delays_nothing() -> None:
     source, finder = ScriptedSource(), DiscFinder()
     finder.go_on.clear()
     with LivePipeline(source, finder, tracker()) as live:
@@ -93,7 +128,7 @@ def test_a_slow_model_sees_the_newest_frame_and_holds_nothing_up() -> None:
             assert shown.markers == ()
             assert shown.status.light is Light.UNCERTAIN
         assert shown.frame.index == 49
-        assert live.not_judged >= 47
+        assert live.not_inferred >= 47
         finder.go_on.set()
         shown_until(source, items, Light.READY)
         source.end()
@@ -101,7 +136,7 @@ def test_a_slow_model_sees_the_newest_frame_and_holds_nothing_up() -> None:
 
 
 @pytest.mark.parametrize("problem", [BackendError("no device"), RuntimeError("CUDA error 700"), MemoryError()])
-def test_a_failing_model_leaves_the_picture_running_and_recovers(problem: Exception) -> None:
+def test_a_failing_model_does_not_stop_the_video_and_recovers(problem: Exception) -> None:
     source, finder = ScriptedSource(), DiscFinder()
     with LivePipeline(source, finder, tracker()) as live:
         items = iter(live)
@@ -117,7 +152,45 @@ def test_a_failing_model_leaves_the_picture_running_and_recovers(problem: Except
         list(items)
 
 
-def test_a_model_that_answers_with_no_numbers_is_never_drawn() -> None:
+def test_an_error_in_optical_flow_is_reported_and_the_video_continues() -> None:
+    class Failing(Tracker):
+        is_failing = False
+
+        def view(self, *, scene: Scene, at_s: float, size: Size) -> View:
+            if self.is_failing:
+                raise cv2.error("optical flow failed")
+            return super().view(scene=scene, at_s=at_s, size=size)
+
+    source, failing = ScriptedSource(), Failing(TrackerConfig(operating_point=EAGER, fade_ms=10_000))
+    with LivePipeline(source, DiscFinder(), failing) as live:
+        items = iter(live)
+        shown_until(source, items, Light.READY)
+        failing.is_failing = True
+        lost = shown_until(source, items, Light.LOST)
+        assert lost.status.reason == "markers cannot be tracked: optical flow failed"
+        assert lost.markers == ()
+        failing.is_failing = False
+        shown_until(source, items, Light.READY)
+        source.end()
+        list(items)
+
+
+def test_frames_that_cannot_be_scaled_for_the_model_are_still_displayed() -> None:
+    class Strips(ScriptedSource):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                yield replace(frame, picture=av.VideoFrame(64, 48, "bayer_rggb8"))
+
+    source = Strips()
+    with LivePipeline(source, DiscFinder(), tracker()) as live:
+        items = iter(live)
+        lost = shown_until(source, items, Light.LOST)
+        assert lost.markers == ()
+        source.end()
+        list(items)
+
+
+def test_a_model_that_returns_no_numbers_is_never_drawn() -> None:
     source, finder = ScriptedSource(), DiscFinder()
     finder.is_nan = True
     with LivePipeline(source, finder, tracker()) as live:
@@ -128,10 +201,10 @@ def test_a_model_that_answers_with_no_numbers_is_never_drawn() -> None:
             assert next_frame(items).markers == ()
         source.end()
         list(items)
-    assert "where probabilities belong" in lost.status.reason
+    assert "instead of probabilities" in lost.status.reason
 
 
-def test_a_model_that_does_not_start_is_told_and_the_picture_runs() -> None:
+def test_a_model_that_fails_to_start_is_reported_and_the_video_continues() -> None:
     class Absent(DiscFinder):
         def __enter__(self) -> "Absent":
             raise BackendError("no driver; install it")
@@ -145,7 +218,7 @@ def test_a_model_that_does_not_start_is_told_and_the_picture_runs() -> None:
         list(items)
 
 
-def test_without_a_picture_the_caller_is_told_why_and_markers_never_come_back_stale() -> None:
+def test_without_frames_the_caller_gets_the_reason_and_markers_never_come_back_stale() -> None:
     source = ScriptedSource()
     with LivePipeline(source, DiscFinder(), tracker()) as live:
         items = iter(live)
@@ -153,13 +226,13 @@ def test_without_a_picture_the_caller_is_told_why_and_markers_never_come_back_st
         assert isinstance(first, Status)
         assert first.light is Light.LOST
         shown_until(source, items, Light.READY)
-        source.lose("no picture for 2 s")
-        told = next(items)
-        while isinstance(told, LiveFrame):
-            told = next(items)
-        assert told == Status(light=Light.LOST, reason="no picture for 2 s")
+        source.lose("no video for 2 s")
+        reported = next(items)
+        while isinstance(reported, DisplayFrame):
+            reported = next(items)
+        assert reported == Status(light=Light.LOST, reason="no video for 2 s")
         source.end()
-        assert source.state.line is Line.ENDED
+        assert source.state.status is ConnectionStatus.ENDED
         list(items)
 
 
@@ -170,7 +243,7 @@ def test_a_caller_that_leaves_early_ends_every_thread() -> None:
         next_frame(iter(live))
 
 
-def test_a_callers_own_error_is_the_one_that_counts() -> None:
+def test_an_error_of_the_caller_takes_precedence() -> None:
     source, finder = ScriptedSource(), DiscFinder()
 
     def callers_own() -> None:

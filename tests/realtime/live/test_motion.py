@@ -1,4 +1,4 @@
-"""A contour goes where its tissue goes, and is not trusted where the tissue cannot be found again."""
+"""Contours move with their tissue, and are not trusted if the tissue cannot be found."""
 
 import cv2
 import numpy as np
@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from polypstream.arrays import Contour
 from polypstream.errors import ConfigError
-from polypstream.realtime.live.motion import Contour, Motion, Stillness, scene_of
+from polypstream.realtime.live.motion import Motion, Stillness, scene_of
 from polypstream.synthetic import SyntheticClip, frame_at
 
 SIDE = 128
@@ -41,59 +42,59 @@ def ring(x: float = 0.5, y: float = 0.5, radius: float = 0.12) -> Contour:
 @given(x=st.floats(-8, 8), y=st.floats(-8, 8))
 @settings(max_examples=40, deadline=None)
 def test_a_translation_carries_the_contour_by_as_much(x: float, y: float) -> None:
-    carried = Motion(scene_of(tissue()), scene_of(shifted(tissue(), x, y))).carry(ring())
-    moved = (carried.contour - ring()) * SIDE
+    propagated = Motion(scene_of(tissue()), scene_of(shifted(tissue(), x, y))).propagate(ring())
+    moved = (propagated.contour - ring()) * SIDE
     np.testing.assert_allclose(moved, np.broadcast_to([x, y], moved.shape), atol=0.6)
-    assert carried.trust > 0.9
+    assert propagated.trust > 0.9
 
 
-def test_a_larger_small_picture_gives_the_same_shares() -> None:
+def test_the_size_of_the_thumbnail_does_not_matter() -> None:
     large = [np.asarray(cv2.resize(rgb, (352, 352)), np.uint8) for rgb in (tissue(), shifted(tissue(), 5, -3))]
-    carried = Motion(scene_of(large[0]), scene_of(large[1])).carry(ring())
-    np.testing.assert_allclose((carried.contour - ring()) * SIDE, np.broadcast_to([5, -3], (40, 2)), atol=0.7)
+    propagated = Motion(scene_of(large[0]), scene_of(large[1])).propagate(ring())
+    np.testing.assert_allclose((propagated.contour - ring()) * SIDE, np.broadcast_to([5, -3], (40, 2)), atol=0.7)
 
 
-def test_nothing_moves_between_equal_pictures() -> None:
+def test_nothing_moves_between_equal_images() -> None:
     motion = Motion(scene_of(tissue()), scene_of(tissue()))
-    np.testing.assert_allclose(motion.carry(ring()).contour, ring(), atol=1e-3)
-    assert motion.carry(ring()).trust == 1
+    np.testing.assert_allclose(motion.propagate(ring()).contour, ring(), atol=1e-3)
+    assert motion.propagate(ring()).trust == 1
 
 
-def test_no_trust_across_a_cut() -> None:
+def test_motion_is_unreliable_across_a_cut() -> None:
     for index in (0, 25, 60):
         motion = Motion(scene_of(small(index)), scene_of(small(index + 10, seed=1)))
-        assert motion.carry(ring()).trust < 0.15
+        assert motion.propagate(ring()).trust < 0.15
 
 
-def test_no_trust_where_the_picture_went_black() -> None:
-    assert Motion(scene_of(small(0)), scene_of(np.zeros((SIDE, SIDE, 3), np.uint8))).carry(ring()).trust == 0
+def test_motion_is_unreliable_where_the_image_turned_black() -> None:
+    assert Motion(scene_of(small(0)), scene_of(np.zeros((SIDE, SIDE, 3), np.uint8))).propagate(ring()).trust == 0
 
 
-def test_no_trust_where_the_tissue_was_covered() -> None:
+def test_motion_is_unreliable_where_the_tissue_was_covered() -> None:
     covered = tissue()
     covered[44:84, 44:84] = np.random.default_rng(0).integers(150, 255, (40, 40, 1), dtype=np.uint8)
     motion = Motion(scene_of(tissue()), scene_of(covered))
     assert not motion.is_cut
-    assert motion.carry(ring(radius=0.1)).trust < 0.15
+    assert motion.propagate(ring(radius=0.1)).trust < 0.15
 
 
-def test_no_trust_where_the_tissue_left_the_picture() -> None:
-    left = Motion(scene_of(tissue()), scene_of(shifted(tissue(), -14, 0))).carry(ring(x=0.05, radius=0.04))
+def test_motion_is_unreliable_where_the_tissue_left_the_image() -> None:
+    left = Motion(scene_of(tissue()), scene_of(shifted(tissue(), -14, 0))).propagate(ring(x=0.05, radius=0.04))
     assert left.trust < 0.15
 
 
 def test_stillness_moves_nothing() -> None:
-    assert np.array_equal(Stillness().carry(ring()).contour, ring())
+    assert np.array_equal(Stillness().propagate(ring()).contour, ring())
 
 
-def test_pictures_of_different_sizes_are_refused() -> None:
+def test_images_of_different_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="128x128 and 64x64"):
         Motion(scene_of(tissue()), scene_of(tissue()[::2, ::2]))
 
 
 @pytest.mark.parametrize("shape", [(SIDE, SIDE), (0, SIDE, 3), (SIDE, 63, 3), (40, 40, 3), (100, 512, 3)])
-def test_a_picture_that_cannot_be_followed_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="small picture"):
+def test_an_image_unsuitable_for_optical_flow_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="the image"):
         scene_of(np.zeros(shape, np.uint8))
 
 
@@ -101,8 +102,8 @@ def test_a_picture_that_cannot_be_followed_is_refused(shape: tuple[int, ...]) ->
 @pytest.mark.parametrize(
     "inside", [(slice(None), slice(None)), (slice(10, 30), slice(None)), (slice(None), slice(40, 60))]
 )
-def test_any_shape_of_picture_and_content_is_followed(shape: tuple[int, int], inside: tuple[slice, slice]) -> None:
+def test_any_shape_of_image_and_content_is_tracked(shape: tuple[int, int], inside: tuple[slice, slice]) -> None:
     rgb = np.zeros((*shape, 3), np.uint8)
     rgb[inside] = np.asarray(cv2.resize(tissue(), shape[::-1]))[inside]
-    carried = Motion(scene_of(rgb), scene_of(rgb)).carry(ring())
-    np.testing.assert_allclose(carried.contour, ring(), atol=0.02)
+    propagated = Motion(scene_of(rgb), scene_of(rgb)).propagate(ring())
+    np.testing.assert_allclose(propagated.contour, ring(), atol=0.02)

@@ -1,0 +1,101 @@
+"""Streams share a model fairly, and an error of one concerns only that one."""
+
+import threading
+from collections.abc import Sequence
+from time import sleep
+
+import numpy as np
+import pytest
+
+from polypstream.arrays import Probability, Rgb
+from polypstream.errors import BackendError
+from polypstream.realtime.inference.shared import Lane, SharedSegmenter
+from tests.models import contract
+
+SIZE = 32
+BLACK: Rgb = np.zeros((SIZE, SIZE, 3), np.uint8)
+
+
+class Model:
+    """Answers with the mean of the image; fails for a white one."""
+
+    contract = contract(height=SIZE, width=SIZE)
+    height = width = SIZE
+    backend, notices = "test", ()
+
+    def __init__(self) -> None:
+        self.threads: set[str] = set()
+        self.problem: Exception | None = None
+
+    def __enter__(self) -> "Model":
+        if self.problem is not None:
+            raise self.problem
+        self.threads.add(threading.current_thread().name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.threads.add(threading.current_thread().name)
+
+    def segment(self, rgb: Rgb) -> Probability:
+        self.threads.add(threading.current_thread().name)
+        sleep(0.001)
+        if rgb.min() == 255:
+            raise BackendError("white")
+        return np.full((SIZE, SIZE), rgb.mean() / 255, np.float32)
+
+    def in_parallel(self) -> Sequence["Model"]:
+        return (self,)
+
+
+def run(lane: Lane, stop: threading.Event, counts: list[int], index: int, pause_s: float) -> None:
+    while not stop.wait(pause_s):
+        with lane.turn():
+            lane.segment(BLACK)
+        counts[index] += 1
+
+
+def test_streams_that_always_want_the_model_get_equal_shares() -> None:
+    model = Model()
+    with SharedSegmenter(model) as shared:
+        stop, counts = threading.Event(), [0] * 4
+        pauses = (0, 0, 0.0005, 0.001)  # what a stream does between two inferences takes time too
+        threads = [
+            threading.Thread(target=run, args=(shared.lane(), stop, counts, index, pause))
+            for index, pause in enumerate(pauses)
+        ]
+        for thread in threads:
+            thread.start()
+        while min(counts) < 100:
+            sleep(0.01)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert max(counts) <= 1.2 * min(counts)
+    assert model.threads == {"polypstream-shared-inference"}
+
+
+def test_stream_that_paused_does_not_catch_up() -> None:
+    with SharedSegmenter(Model()) as shared:
+        first, second = shared.lane(), shared.lane()
+        for _ in range(50):
+            first.segment(BLACK)
+        second.segment(BLACK)
+        assert first.turns - 1 <= second.turns <= first.turns
+
+
+def test_error_reaches_only_the_stream_that_caused_it() -> None:
+    with SharedSegmenter(Model()) as shared:
+        good, bad = shared.lane(), shared.lane()
+        with pytest.raises(BackendError, match="white"):
+            bad.segment(np.full_like(BLACK, 255))
+        assert good.segment(BLACK).max() == 0
+        assert bad.segment(BLACK).max() == 0
+
+
+def test_model_that_cannot_be_opened_is_an_error_in_every_stream() -> None:
+    model = Model()
+    model.problem = BackendError("no GPU")
+    with SharedSegmenter(model) as shared:
+        for lane in (shared.lane(), shared.lane()):
+            with pytest.raises(BackendError, match="no GPU"):
+                lane.segment(BLACK)

@@ -1,0 +1,93 @@
+"""Encoders: their options, and an early error for those that cannot be used."""
+
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av.codec
+import pytest
+from av.codec.codec import Codec, UnknownCodecError
+
+from polypstream.errors import ConfigError
+from polypstream.realtime.video.encoding import Encoding, usable_codecs
+from tests.clips import make_clip, read_video, rewritten, times_of
+
+
+def video_encoders() -> list[str]:
+    names = []
+    for name in sorted(av.codec.codecs_available):
+        try:
+            if Codec(name, "w").type == "video":
+                names.append(name)
+        except UnknownCodecError:
+            pass
+    return names
+
+
+def refusal_of(codec: str) -> str | None:
+    try:
+        Encoding(codec=codec)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", [*video_encoders(), "av1", "vp9", "h265"])
+def test_every_encoder_works_or_is_refused_before_anything_is_written(tmp_path: Path, codec: str) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", width=352, height=288, frames=5)
+    refusal = refusal_of(codec)
+    if refusal is not None:
+        assert "use one of h264, hevc" in refusal
+        return
+    written = rewritten(clip, tmp_path / "out.mp4", codec=codec, preset=None, quality=18)
+    assert len(read_video(written.path)) == 5
+    if not any("rounded" in notice for notice in written.notices):
+        assert times_of(written.path) == times_of(clip)
+
+
+def test_every_codec_that_is_suggested_works(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", width=128, height=96, frames=12)
+    names = usable_codecs().split(", ")
+    assert {"h264", "hevc", "ffv1"} <= set(names)
+    for name in names:
+        written = rewritten(clip, tmp_path / f"{name}.mp4", codec=name, preset=None, quality=18)
+        assert len(read_video(written.path)) == 12
+
+
+@pytest.mark.parametrize("codec", ["gif_", "libwebp", "h264_nvenc_", "rawvideo", "a64multi", "pcm_s16le"])
+def test_an_unusable_codec_is_refused_with_a_list_of_usable_ones(codec: str) -> None:
+    with pytest.raises(ConfigError, match="use one of h264, hevc"):
+        Encoding(codec=codec)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9", "ffv1", "mpeg4", "prores_ks"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_clip_of_a_few_frames_is_written(tmp_path: Path, codec: str, frames: int, suffix: str) -> None:
+    clip = make_clip(tmp_path / "clip.mkv", codec="ffv1", frames=frames, width=160, height=120)
+    written = rewritten(clip, tmp_path / f"out{suffix}", codec=codec, preset=None, quality=18)
+    assert times_of(written.path) == times_of(clip)
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video", "mpeg1video", "h263p", "msmpeg4"])
+def test_an_encoder_with_coarser_ticks_gets_them(tmp_path: Path, codec: str) -> None:
+    if refusal_of(codec) is not None:
+        return
+    clip = make_clip(tmp_path / "clip.mkv", pts=range(0, 36_000, 3600), time_base=Fraction(1, 90_000))
+    written = rewritten(clip, tmp_path / "out.mp4", codec=codec, preset=None, quality=18)
+    assert times_of(written.path) == times_of(clip)
+
+
+def test_nothing_is_printed_by_the_av1_encoder(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=3)
+    code = (
+        "import sys; from pathlib import Path; from tests.clips import rewritten; "
+        "rewritten(Path(sys.argv[1]), Path(sys.argv[2]), codec='av1', preset=None, quality=30)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(clip), str(tmp_path / "out.mp4")],
+        capture_output=True, text=True, cwd=Path(__file__).parents[3], check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("", "")
