@@ -1,1 +1,1 @@
-"""Benchmarks: each a module to be run, each a JSON file that states machine, versions, warm-up and repeats."""
+"""Benchmarks: each is a runnable module that writes a JSON file with machine, versions, warm-up and repeats."""

@@ -1,7 +1,8 @@
-"""Every accuracy figure of the model card, on the real data: `python -m benchmarks.accuracy --data FOLDER`.
+"""Accuracy benchmark: all accuracy figures of the model card, on real data.
 
-Dice and IoU are per image, in source pixels, at the model's threshold; means carry 95% bootstrap intervals over images.
-`grouped` keeps neighbouring frames of one polyp in one split and is the headline; `random` is the literature's.
+Run with `python -m benchmarks.accuracy --data FOLDER`. Dice and IoU are computed per image, in source pixels, at the
+model's threshold; means have 95% bootstrap intervals over images. The `grouped` split keeps neighboring frames of one
+polyp together and is the main result; `random` is the split used in the literature.
 """
 
 import argparse
@@ -16,21 +17,21 @@ import cv2
 import numpy as np
 
 from benchmarks.report import RESULTS, write_report
+from polypstream.evaluation.evaluate import ImageScore, Predict, evaluate_pairs, evaluate_video
 from polypstream.metrics import mean_with_interval
 from polypstream.models import default_model
-from polypstream.realtime.segmenter import segmenter_from_onnx
-from polypstream.realtime.still import probability_of_still
+from polypstream.realtime.inference.model_input import probability_of_still
+from polypstream.realtime.inference.segmenter import segmenter_from_onnx
 from polypstream.train.data import Pair, pairs_from_folders
-from polypstream.train.evaluate import ImageScore, Predict, evaluate_pairs, evaluate_video
 from polypstream.train.splits import split_pairs, splits_from_csv
 
 TEST_SETS = ("kvasir-seg", "cvc-clinicdb")
-SIZES = ((0.05, "under 5% of the picture"), (0.15, "5 to 15%"), (1.01, "over 15%"))
-"""Upper limits of the polyp's share of the picture, and what the rows are called."""
+SIZES = ((0.05, "under 5% of the image"), (0.15, "5 to 15%"), (1.01, "over 15%"))
+"""Upper limits of the polyp's share of the image, and names of the rows."""
 
 
 def still_rows(data: Path, predict: Predict, threshold: float) -> list[dict[str, object]]:
-    """Test splits of the public sets, both ways of splitting, and PolypGen's validation frames."""
+    """Evaluate the test splits of the public data sets, split both ways, and PolypGen's validation frames."""
     rows: list[dict[str, object]] = []
     columns: tuple[Literal["grouped", "random"], ...] = ("grouped", "random")
     for column in columns:
@@ -58,7 +59,7 @@ def still_rows(data: Path, predict: Predict, threshold: float) -> list[dict[str,
 
 
 def size_rows(scores: Sequence[ImageScore], pairs: Sequence[Pair]) -> list[dict[str, object]]:
-    """Dice of the grouped test images by how much of the picture the polyp covers."""
+    """Compute the Dice score of the grouped test images by the polyp's share of the image."""
     shapes = [cv2.imread(str(pair.mask), cv2.IMREAD_GRAYSCALE) for pair in pairs]
     shares = [score.polyp_pixels / mask.size for score, mask in zip(scores, shapes, strict=True) if mask is not None]
     rows: list[dict[str, object]] = []
@@ -74,7 +75,7 @@ def size_rows(scores: Sequence[ImageScore], pairs: Sequence[Pair]) -> list[dict[
 
 
 def clip_row(data: Path, predict: Predict, threshold: float) -> dict[str, object]:
-    """The real clip, frame by frame."""
+    """Evaluate the real clip frame by frame."""
     result = evaluate_video(predict, data / "video" / "apparent.mp4", data / "video" / "apparent_masks", threshold)
     return {
         "polyp_frames": len(result.polyp_frames),
@@ -86,7 +87,7 @@ def clip_row(data: Path, predict: Predict, threshold: float) -> dict[str, object
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The table of the model card, from a report as written."""
+    """Format the model card's table from a written report."""
     lines = ["| data | images | Dice [95% interval] | IoU |", "|---|---|---|---|"]
     for row in report["images"]:
         dice, iou = row["dice"], row.get("iou")
@@ -111,11 +112,11 @@ def main() -> None:
     """Measure, print and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
-    parser.add_argument("--model", type=Path, help="ONNX model; the one in the package where none is given")
+    parser.add_argument("--model", type=Path, help="ONNX model; default: the one in the package")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     with segmenter_from_onnx(options.model or default_model(), backend="onnxruntime") as segmenter:
-        predict, contract = partial(probability_of_still, segmenter), segmenter.contract
+        predict, contract = partial(probability_of_still, segmenter, crop=segmenter.contract.crop), segmenter.contract
         rows = still_rows(options.data, predict, contract.threshold)
         clip = clip_row(options.data, predict, contract.threshold)
     path = write_report(

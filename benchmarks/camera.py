@@ -1,7 +1,7 @@
-"""A camera of software: a numbered clip, sent over loopback in real time, again and again, by a process of its own.
+"""Simulated camera: a process that sends a numbered clip over loopback in real time, in a loop.
 
-Run by the benchmarks as `python -m benchmarks.camera CLIP URL LOG SECONDS`. Packets are copied, so that sending costs
-next to nothing. LOG receives a line for each frame sent: its number since the start, and the monotonic time.
+Started by the benchmarks as `python -m benchmarks.camera CLIP URL LOG SECONDS`. Packets are copied, so sending costs
+almost nothing. For each frame sent, LOG receives a line with its number since the start and the monotonic time.
 """
 
 import sys
@@ -15,12 +15,12 @@ import av
 from polypstream.synthetic import SyntheticClip, frames_of
 
 BITS_PER_SECOND = 10_000_000
-"""What an encoder for 1080p30 is commonly set to."""
+"""A common encoder setting for 1080p30."""
 MUX = {"muxdelay": "0", "muxpreload": "0", "flush_packets": "1"}
 
 
 def write_numbered_clip(path: Path, clip: SyntheticClip) -> None:
-    """Render a clip and encode it as a live encoder would: H.264 in MPEG-TS, no B-frames, a key frame a second."""
+    """Render a clip and encode it as a live encoder would: H.264 in MPEG-TS, no B-frames, one keyframe per second."""
     with av.open(str(path), "w", format="mpegts") as container:
         options = {"preset": "veryfast", "tune": "zerolatency", "g": str(clip.fps), "maxrate": "12M", "bufsize": "2M"}
         stream = container.add_stream("libx264", rate=clip.fps, options=options)
@@ -34,7 +34,7 @@ def write_numbered_clip(path: Path, clip: SyntheticClip) -> None:
 
 
 def send(clip: Path, url: str, log: Path, *, seconds: float) -> None:
-    """Send the clip in real time for so long, from its beginning again whenever it ends."""
+    """Send the clip in real time for a number of seconds, in a loop."""
     pause = Event()
     with (
         av.open(str(clip)) as source,

@@ -1,15 +1,16 @@
-"""U-Net, ResUNet and ResUNet++ under one budget: `python -m benchmarks.compare_networks --data FOLDER --runs FOLDER`.
+"""Network comparison: U-Net, ResUNet and ResUNet++ trained with equal budgets, compared in accuracy and cost.
 
-Each network is trained by `polypstream train`'s own code on the training part of the grouped splits, once for every
-seed, with the same recipe and number of epochs; the epoch kept is the one with the best validation Dice. Scores are per
-image in source pixels at threshold 0.5 on the test part, averaged over seeds first; intervals are 95%, over images.
+Run with `python -m benchmarks.compare_networks --data FOLDER --runs FOLDER`. Each network is trained by the code of
+`polypstream train` on the training part of the grouped splits, once per seed, with the same recipe and number of
+epochs; the epoch with the best validation Dice is kept. Scores are computed per image in source pixels at threshold 0.5
+on the test part and first averaged over seeds; intervals are 95%, over images.
 
-Every training is a run folder under `--runs`: stop at any time, the same command goes on. On a machine for training
-only, where Keras runs on JAX or PyTorch, `--train-only` leaves it at that and needs neither PyAV nor ONNX Runtime.
-The same command without it, on another machine and over the same folders, of which it needs `config.json`,
-`history.jsonl` and `best.keras`, makes the table. Milliseconds are measured in ONNX Runtime, networks taking turns
-within one process, on files that `polypstream export` makes; where it cannot, for want of TensorFlow say, they are left
-out, and filled in by the same command elsewhere.
+Each training is a run folder under `--runs`; an interrupted comparison is resumed by the same command. On a machine
+used only for training, with Keras on JAX or PyTorch, `--train-only` skips the measurements and needs neither PyAV nor
+ONNX Runtime. The same command without it then creates the table, on another machine if desired; it needs `config.json`,
+`history.jsonl` and `best.keras` of each run folder. Milliseconds are measured in ONNX Runtime in one process that
+alternates between the networks, on files from `polypstream export`. If that is impossible, for example without
+TensorFlow, they are omitted, and can be added later by running the command elsewhere.
 """
 
 import argparse
@@ -26,28 +27,29 @@ import keras
 from benchmarks.network_cost import frame_times, multiply_accumulates, onnx_file
 from benchmarks.network_runs import Run, train_all
 from benchmarks.report import RESULTS, write_report, write_table
+from polypstream.evaluation.evaluate import ImageScore, evaluate_pairs
+from polypstream.evaluation.predictor import KerasSegmenter
 from polypstream.metrics import mean_with_interval
 from polypstream.train.augment import PRESETS
 from polypstream.train.config import PRECISIONS, TrainConfig
-from polypstream.train.data import Pair, load_splits, pairs_from_folders, read_rgb
-from polypstream.train.evaluate import ImageScore, evaluate_pairs
-from polypstream.train.networks import NETWORKS
-from polypstream.train.picture_network import PictureNetwork
+from polypstream.train.data import Pair, load_splits, pairs_from_folders
+from polypstream.train.image_files import read_rgb
+from polypstream.train.networks.registry import NETWORKS
 from polypstream.train.run_folder import RunFolder
 from polypstream.train.splits import split_pairs, splits_from_csv
 
 DATASETS = ("kvasir-seg", "cvc-clinicdb")
 THRESHOLD = 0.5
 SCORES = ("dice", "iou", "precision", "recall")
-TIMED_PICTURES = 10
+TIMED_IMAGES = 10
 
 
 def network_row(name: str, runs: Sequence[Run], pairs: Sequence[Pair]) -> dict[str, Any]:
-    """One network's cost and scores over all its seeds."""
-    from polypstream.realtime.still import probability_of_still  # a machine for training only lacks PyAV
+    """Cost and scores of one network over all its seeds."""
+    from polypstream.realtime.inference.model_input import probability_of_still
 
     networks = [keras.saving.load_model(run.folder.best, compile=False) for run in runs]
-    predicts = [partial(probability_of_still, PictureNetwork(network)) for network in networks]
+    predicts = [partial(probability_of_still, KerasSegmenter(network), crop="none") for network in networks]
     scores = [evaluate_pairs(predict, pairs, THRESHOLD).images for predict in predicts]
     datasets = dict.fromkeys(pair.dataset for pair in pairs)
     return {
@@ -77,7 +79,7 @@ def _means(scores: Sequence[Sequence[ImageScore]], dataset: str) -> dict[str, di
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The tables, from a report as written."""
+    """Format the tables from a written report."""
     recipe = report["recipe"]
     lines = [
         f"{recipe['epochs']} epochs at {recipe['width']}x{recipe['height']}, batches of {recipe['batch_size']}, "
@@ -103,7 +105,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def planned_runs(options: argparse.Namespace) -> dict[str, list[Run]]:
-    """The runs of every network, which differ in network and seed alone."""
+    """List the runs of all networks, which differ only in network and seed."""
     return {
         name: [
             Run(
@@ -128,7 +130,7 @@ def planned_runs(options: argparse.Namespace) -> dict[str, list[Run]]:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Train and measure everything; None where it ends with the training."""
+    """Train and measure everything; returns None if only training was requested."""
     runs = planned_runs(options)
     splits = splits_from_csv(options.data / "splits.csv", "grouped")
     pairs = pairs_from_folders([options.data / name for name in options.datasets])
@@ -141,7 +143,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any] | None:
     rows = [network_row(name, some, test) for name, some in runs.items()]
     files = {name: onnx_file(some[0].folder.best) for name, some in runs.items()}
     exported = {name: file for name, file in files.items() if file is not None}
-    times = frame_times(exported, [read_rgb(pair.image) for pair in test[:TIMED_PICTURES]]) if exported else {}
+    times = frame_times(exported, [read_rgb(pair.image) for pair in test[:TIMED_IMAGES]]) if exported else {}
     frame_time = {name: asdict(time) for name, time in times.items()}
     recipe = {key: value for key, value in asdict(runs[options.networks[0]][0].config).items() if key != "model"}
     return {
@@ -171,12 +173,12 @@ def main() -> None:
     parser.add_argument("--augmentation", default="strong", choices=list(PRESETS))
     parser.add_argument("--precision", default=default.precision, choices=PRECISIONS)
     parser.add_argument("--workers", type=int, default=2, help="threads that prepare batches")
-    parser.add_argument("--train-only", action="store_true", help="train, and measure nothing")
+    parser.add_argument("--train-only", action="store_true", help="only train, without measurements")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     results = compare(options)
     if results is None:
-        print(f"trained; make the table with the same command without --train-only, over {options.runs}")
+        print(f"training finished; run the same command without --train-only over {options.runs} to create the table")
         return
     path = write_report("compare_networks", results, folder=options.results)
     table = markdown(json.loads(path.read_text(encoding="utf-8")))

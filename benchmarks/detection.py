@@ -1,4 +1,4 @@
-"""Detection counted frame by frame, on the regions that would be drawn, at many thresholds and smallest regions."""
+"""Detection statistics per frame, based on the drawn regions, for many thresholds and minimum areas."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,21 +6,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
-from polypstream.realtime.contours import MIN_AREA_SHARE, Polyp, mask_from_polyps, polyps_from_probability
-from polypstream.realtime.frame import Probability
+from polypstream.arrays import Mask, Probability
+from polypstream.contract import MIN_AREA_SHARE
+from polypstream.realtime.outlines.contours import Polyp, mask_from_polyps, polyps_from_probability
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(18))
 MIN_AREA_SHARES = (MIN_AREA_SHARE, 0.001, 0.002, 0.005, 0.01, 0.02)
 
-Mask = NDArray[np.bool_]
 Grid = NDArray[np.float64]
-"""float64 (thresholds, smallest regions)."""
+"""float64 (thresholds, minimum areas)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """One region that would be drawn: its share of the picture, and whether it overlaps the truth."""
+    """One drawn region: its share of the image, and whether it overlaps the truth."""
 
     area_share: float
     overlaps: bool
@@ -28,7 +29,7 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameRegions:
-    """What would be drawn on one frame, at each of `THRESHOLDS`."""
+    """Regions drawn on one frame, at each of `THRESHOLDS`."""
 
     has_polyp: bool
     at: tuple[tuple[Region, ...], ...]
@@ -36,25 +37,25 @@ class FrameRegions:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """Frames counted over `THRESHOLDS` × `MIN_AREA_SHARES`. A grid over no frames is all zero: see the counts."""
+    """Frame counts over `THRESHOLDS` × `MIN_AREA_SHARES`. Without frames, the grid is zero; check the counts."""
 
     polyp_frames: int
     clean_frames: int
     found: Grid
-    """How many of the polyp frames have a region that overlaps the truth."""
+    """Number of polyp frames with a region that overlaps the truth."""
     alarming: Grid
-    """How many of the clean frames have a region."""
+    """Number of polyp-free frames with a region."""
     stray: Grid
-    """How many regions on polyp frames overlap no polyp, in all."""
+    """Total number of regions on polyp frames that overlap no polyp."""
 
     @property
     def sensitivity(self) -> Grid:
-        """Share of the polyp frames that are found."""
+        """Share of polyp frames on which the polyp is found."""
         return self.found / max(1, self.polyp_frames)
 
     @property
     def false_alarm_rate(self) -> Grid:
-        """Share of the clean frames with a false alarm."""
+        """Share of polyp-free frames with a false alarm."""
         return self.alarming / max(1, self.clean_frames)
 
     @property
@@ -64,7 +65,7 @@ class Detection:
 
 
 def regions_of_frame(probability: Probability, truth: Mask) -> FrameRegions:
-    """The regions that `polyps_from_probability` gives for a map, held against the truth in source pixels."""
+    """Compare the regions that `polyps_from_probability` finds in a map with the truth, in source pixels."""
     height, width = truth.shape
     at = []
     for threshold in THRESHOLDS:
@@ -86,7 +87,7 @@ def _overlaps(polyp: Polyp, truth: Mask) -> bool:
 
 
 def counted(frames: Iterable[FrameRegions]) -> Detection:
-    """Count the frames at every threshold and smallest region."""
+    """Count the frames at every threshold and minimum area."""
     frames = list(frames)
     polyp, clean = [f for f in frames if f.has_polyp], [f for f in frames if not f.has_polyp]
     return Detection(
@@ -99,7 +100,7 @@ def counted(frames: Iterable[FrameRegions]) -> Detection:
 
 
 def _all_sizes(frame: FrameRegions) -> list[list[Region]]:
-    """The regions that count, for every threshold and then every smallest region."""
+    """Select the counted regions for every threshold and minimum area."""
     return [[r for r in regions if r.area_share >= least] for regions in frame.at for least in MIN_AREA_SHARES]
 
 
@@ -109,11 +110,16 @@ def _grid(rows: Sequence[Sequence[int]]) -> Grid:
 
 
 def wilson_interval(hits: float, count: int) -> tuple[float, float]:
-    """The 95% interval of a share, by Wilson's score: it holds for few frames and for shares of 0 and 1 too."""
+    """Compute the 95% Wilson interval of a share, which is also valid for few frames and for shares of 0 and 1.
+
+    Args:
+        hits: Number of frames counted.
+        count: Total number of frames; for 0 the interval is (0, 1).
+
+    Returns:
+        Lower and upper limit.
+    """
     if not count:
         return 0.0, 1.0
-    z, share = 1.96, hits / count
-    middle = share + z * z / (2 * count)
-    reach = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    scale = 1 + z * z / count
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+    interval = binomtest(round(hits), count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)

@@ -1,9 +1,9 @@
-"""What a precision or a runtime costs in Dice: paired per-image differences against the Keras model in float32.
+"""Dice drift: effect of a precision or a runtime on Dice, as paired per-image differences from the float32 Keras model.
 
-Run with `python -m benchmarks.dice_drift --keras MODEL.keras --data FOLDER` (a folder laid out as `CONTRIBUTING.md`
-says) and any number of `--run MODEL.onnx:BACKEND`. Every picture passes through Keras and through each run; a Dice is
-taken in source pixels at the model's threshold, and differences are run minus Keras. Means carry 95% bootstrap
-intervals over images: a few pictures that the network hesitates over can decide them.
+Run with `python -m benchmarks.dice_drift --keras MODEL.keras --data FOLDER` (with the layout described in
+`CONTRIBUTING.md`) and any number of `--run MODEL.onnx:BACKEND`. Every image is processed by Keras and by each run; Dice
+is computed in source pixels at the model's threshold, and differences are run minus Keras. Means have 95% bootstrap
+intervals over images, as a few images with uncertain outlines can dominate them.
 """
 
 import argparse
@@ -17,29 +17,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import RESULTS, write_report
+from polypstream.arrays import Rgb
+from polypstream.content import crop_of
+from polypstream.evaluation.evaluate import Predict
 from polypstream.export.toolchain import load_toolchain, quiet_native_logs
 from polypstream.metrics import Overlap, mean_with_interval
-from polypstream.realtime.frame import Rgb
-from polypstream.realtime.segmenter import Segmenter, segmenter_from_onnx
-from polypstream.train.data import pairs_from_folders, read_mask, read_pair
-from polypstream.train.evaluate import Predict, mask_at
+from polypstream.realtime.inference.segmenter import Segmenter, segmenter_from_onnx
+from polypstream.train.data import pairs_from_folders, read_pair
+from polypstream.train.image_files import read_mask
 from polypstream.train.splits import split_pairs, splits_from_csv
 
 DATASETS = ("kvasir-seg", "cvc-clinicdb")
 NOTICEABLE = 0.01
-"""A change of Dice beyond this counts as noticeable."""
+"""Changes of Dice above this count as noticeable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A picture and its true mask: uint8 RGB (H, W, 3) and bool (H, W)."""
+    """An image and its true mask: uint8 RGB (H, W, 3) and bool (H, W)."""
 
     rgb: Rgb
     truth: NDArray[np.bool_]
 
 
 def test_samples(data: Path) -> Iterator[Sample]:
-    """The grouped test split of the public sets."""
+    """Read the grouped test split of the public data sets."""
     pairs = pairs_from_folders([data / name for name in DATASETS])
     for pair in split_pairs(pairs, splits_from_csv(data / "splits.csv", "grouped"), "test"):
         rgb, truth = read_pair(pair)
@@ -47,7 +49,7 @@ def test_samples(data: Path) -> Iterator[Sample]:
 
 
 def clip_samples(data: Path) -> Iterator[Sample]:
-    """The frames of the real clip that show a polyp."""
+    """Read the frames of the real clip that show a polyp."""
     with av.open(str(data / "video" / "apparent.mp4")) as container:
         for index, frame in enumerate(container.decode(video=0)):
             truth = read_mask(data / "video" / "apparent_masks" / f"{index:05d}.png")
@@ -55,23 +57,29 @@ def clip_samples(data: Path) -> Iterator[Sample]:
                 yield Sample(rgb=np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), truth=truth)
 
 
-def keras_reference(path: Path, *, height: int, width: int) -> Predict:
-    """The Keras model in float32 at the given input size."""
+def keras_reference(path: Path, *, height: int, width: int, temperature: float = 1.0) -> Predict:
+    """Load the Keras model in float32 at the given input size, with its logits divided by `temperature`."""
     load_toolchain()
-    from polypstream.export.network import float32_network, network_from_file
-    from polypstream.train.picture_network import PictureNetwork
+    from polypstream.evaluation.predictor import KerasSegmenter
+    from polypstream.export.keras import divide_logits, float32_network, network_from_file
 
     with quiet_native_logs():
         network = float32_network(network_from_file(path), height=height, width=width)
-    return PictureNetwork(network).segment
+        divide_logits(network, temperature)
+    return KerasSegmenter(network).segment
 
 
 def compare(samples: list[Sample], reference: Predict, run: Segmenter, threshold: float) -> dict[str, float]:
-    """The drift of one run over all samples."""
+    """Compute the drift of one run over all samples."""
     drifts, flipped, pixels = [], 0, 0
     for sample in samples:
-        small = np.asarray(cv2.resize(sample.rgb, (run.width, run.height), interpolation=cv2.INTER_AREA), np.uint8)
-        before, after = (mask_at(sample.truth.shape, f(small), threshold) for f in (reference, run.segment))
+        part, (height, width) = crop_of(sample.rgb, run.contract.crop), sample.truth.shape
+        size = (run.width, run.height)
+        small = np.asarray(cv2.resize(part.of(sample.rgb), size, interpolation=cv2.INTER_AREA), np.uint8)
+        before, after = (
+            np.asarray(part.placed(segment(small), height=height, width=width) >= threshold)
+            for segment in (reference, run.segment)
+        )
         drifts.append(Overlap.of(sample.truth, after).dice - Overlap.of(sample.truth, before).dice)
         flipped, pixels = flipped + int(np.count_nonzero(before != after)), pixels + before.size
     sizes = np.abs(drifts)
@@ -96,6 +104,7 @@ def main() -> None:
     """Measure, print and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keras", type=Path, required=True, help="the trained model")
+    parser.add_argument("--temperature", type=float, default=1.0, help="as given to polypstream export")
     parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
     parser.add_argument("--run", action="append", required=True, metavar="MODEL.onnx:BACKEND")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON")
@@ -105,7 +114,9 @@ def main() -> None:
     for text in options.run:
         path, _, backend = text.rpartition(":")
         with segmenter_from_onnx(path, backend=backend) as run:
-            reference = keras_reference(options.keras, height=run.height, width=run.width)
+            reference = keras_reference(
+                options.keras, height=run.height, width=run.width, temperature=options.temperature
+            )
             for name, samples in sets.items():
                 drift = compare(samples, reference, run, run.contract.threshold)
                 rows.append(

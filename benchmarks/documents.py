@@ -1,16 +1,17 @@
-"""Every table of figures in the README and the model card, and the plot, from the committed JSON.
+"""Generated documentation: writes all tables of results, and the plot, from the committed JSON files.
 
-Run with `python -m benchmarks.documents`. A table stands between `<!-- name -->` and `<!-- /name -->`.
+Run with `python -m benchmarks.documents`. Tables are placed between `<!-- name -->` and `<!-- /name -->`.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 from benchmarks.accuracy import markdown as accuracy_table
+from benchmarks.gpu.table import gpu_tables
 from benchmarks.operating_points import points_table
 from benchmarks.report import RESULTS
 
@@ -18,27 +19,26 @@ ROOT = Path(__file__).parents[1]
 PLOT = ROOT / "docs" / "speed.svg"
 CONTESTANTS = {
     "plain_opencv_loop": "OpenCV loop, plain FP32 model",
-    "opencv_loop": "OpenCV loop, our model",
-    "supervision": "supervision, our model",
+    "opencv_loop": "OpenCV loop, this model",
+    "supervision": "supervision, this model",
     "annotate": "polypstream annotate",
     "records_only": "the same, --records-only",
-    "bare": "our model alone",
+    "bare": "this model alone",
 }
-"""By the name in the report, in the order of the bars."""
+"""Labels by the name in the report, in the order of the bars."""
 OURS = ("annotate", "records_only")
-DOCUMENTS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
+DOCUMENTS = (ROOT / "docs" / "benchmarks.md", ROOT / "MODEL_CARD.md")
 DELAYS = {
-    "video_delay_ms": "decoded picture to viewer",
-    "video_delay_with_decoding_ms": "last packet of a picture to viewer",
+    "video_delay_ms": "decoded frame to viewer",
+    "video_delay_with_decoding_ms": "last packet of a frame to viewer",
     "sent_to_sink_ms": "sent to viewer",
-    "marker_delay_ms": "last packet of a picture to its markers",
+    "marker_delay_ms": "last packet of a frame to its markers",
 }
-"""By the name in the report of `benchmarks.live`."""
-BAR, GAP, LEFT, RIGHT, WIDTH = 26, 10, 250, 70, 780
+"""Labels by the name in the report of `benchmarks.live`."""
 
 
 def newest(benchmark: str, folder: Path = RESULTS) -> dict[str, Any]:
-    """Of a benchmark's committed reports the one measured last; `FileNotFoundError` where there is none."""
+    """Read the latest committed report of a benchmark; raises `FileNotFoundError` if there is none."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{benchmark}-*.json"))]
     if not reports:
         raise FileNotFoundError(f"there is no report of {benchmark} in {folder}; run python -m benchmarks.{benchmark}")
@@ -46,14 +46,14 @@ def newest(benchmark: str, folder: Path = RESULTS) -> dict[str, Any]:
     return report
 
 
-def told_of(report: Mapping[str, Any]) -> str:
-    """What a report was measured on."""
+def conditions_of(report: Mapping[str, Any]) -> str:
+    """Describe the machine and commit of a report."""
     machine = report["machine"]
     return f"{machine['processor']}, {machine['cores']} cores, commit {report['commit']}"
 
 
 def speed_table(report: dict[str, Any]) -> str:
-    """Frames per second of each contestant, and how it compares with the usual loop."""
+    """Format frames per second of each contestant, relative to the usual loop."""
     fps = report["fps_and_ratios"]
     base = fps.get("plain_opencv_loop", fps["opencv_loop"])
     lines = ["| | frames per second | of the OpenCV loop |", "|---|---|---|"]
@@ -64,7 +64,7 @@ def speed_table(report: dict[str, Any]) -> str:
 
 
 def drift_table(report: dict[str, Any]) -> str:
-    """How far each file's Dice is from Keras', per image."""
+    """Format the per-image Dice differences of each file from Keras."""
     lines = [
         "| file, backend | images | mean [95%] | without the largest | p95 | p99 | largest | over 0.01 | pixels flip |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -79,13 +79,13 @@ def drift_table(report: dict[str, Any]) -> str:
 
 
 def live_table(report: Mapping[str, Any]) -> str:
-    """What a live session lost, how late it was, and what grew."""
+    """Format losses, delays and growth of a live session."""
     growth = report["end_against_beginning"]
     lines = [
         f"{report['frames_displayed']} of {report['frames_sent']} frames displayed in {report['minutes']:g} minutes; "
-        f"{report['judged_fps']:.0f} judged a second. At the end the video's median delay was "
+        f"{report['inferred_fps']:.0f} inferred per second. At the end the video's median delay was "
         f"{growth['video_delay_p50']:.2f} of that at the beginning, the markers' {growth['marker_delay_p50']:.2f}, "
-        f"memory {growth['memory']:.3f}. On {told_of(report)}.",
+        f"memory {growth['memory']:.3f}. On {conditions_of(report)}.",
         "",
         "| ms | median | 95% within | 99% within | largest |",
         "|---|---|---|---|---|",
@@ -102,41 +102,44 @@ TABLES: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "live": ("live", live_table),
     "accuracy": ("accuracy", accuracy_table),
     "points": ("operating_points", points_table),
+    "gpu": ("gpu", gpu_tables),
 }
-"""By the name of its place: the benchmark, and what makes a table of its report."""
+"""Benchmark and table function by the name between the markers."""
+OPTIONAL = frozenset({"gpu"})
+"""Benchmarks that may have no report: what stands between the markers then remains."""
 
 
-def with_tables(text: str) -> str:
-    """A document with all its tables made anew."""
+def with_tables(text: str, folder: Path = RESULTS) -> str:
+    """Return a document with all its tables updated from the reports in a folder."""
     for name, (benchmark, table) in TABLES.items():
         place = re.compile(rf"(<!-- {name} -->\n\n).*?(\n\n<!-- /{name} -->)", re.DOTALL)
+        if benchmark in OPTIONAL and not list(folder.glob(f"{benchmark}-*.json")):
+            continue
         if found := place.search(text):
-            text = text[: found.end(1)] + table(newest(benchmark)) + text[found.start(2) :]
+            text = text[: found.end(1)] + table(newest(benchmark, folder)) + text[found.start(2) :]
     return text
 
 
 def speed_plot(report: dict[str, Any]) -> str:
-    """The same as bars, an SVG."""
+    """Plot the speed table as a bar chart, an SVG with text elements. Needs Matplotlib (`polypstream[dev]`)."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     fps = report["fps_and_ratios"]
-    shown = [(label, fps[name], name in OURS) for name, label in CONTESTANTS.items() if name in fps]
-    largest = max(value for _, value, _ in shown)
-    height = GAP + len(shown) * (BAR + GAP) + 28
-    rows = []
-    for index, (label, value, is_ours) in enumerate(shown):
-        top, long = GAP + index * (BAR + GAP), (WIDTH - LEFT - RIGHT) * value / largest
-        colour = "#1f9d6b" if is_ours else "#9aa5ad"
-        middle = top + BAR * 0.68
-        rows.append(f'<text x="{LEFT - 10}" y="{middle:.0f}" text-anchor="end">{escape(label)}</text>')
-        rows.append(f'<rect x="{LEFT}" y="{top}" width="{long:.0f}" height="{BAR}" rx="3" fill="{colour}"/>')
-        rows.append(f'<text x="{LEFT + long + 8:.0f}" y="{middle:.0f}" font-weight="600">{value:.1f}</text>')
-    told = f"frames per second, real clip, {told_of(report)}"
-    rows.append(f'<text x="14" y="{height - 8}" font-size="12" fill="#6b757c">{escape(told)}</text>')
-    style = 'font-family="sans-serif" font-size="14" fill="#2b3338"'
-    body = "\n".join(rows)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" {style}>\n'
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>\n{body}\n</svg>\n'
-    )
+    names = [name for name in reversed(CONTESTANTS) if name in fps]
+    colors = ["#1f9d6b" if name in OURS else "#9aa5ad" for name in names]
+    svg = StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "polypstream", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(7.8, 0.4 * len(names) + 0.6), layout="constrained")
+        axes = figure.subplots()
+        bars = axes.barh([CONTESTANTS[name] for name in names], [fps[name] for name in names], color=colors)
+        axes.bar_label(bars, fmt="%.1f", padding=6, fontweight="bold")
+        axes.set_xlabel(f"frames per second, real clip, {conditions_of(report)}", fontsize=9, color="#6b757c")
+        axes.margins(x=0.1)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        axes.tick_params(length=0, labelbottom=False)
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return "".join(f"{line.rstrip()}\n" for line in svg.getvalue().splitlines())
 
 
 def main() -> None:

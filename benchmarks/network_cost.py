@@ -1,4 +1,4 @@
-"""What a network costs to run: multiply–accumulates, counted from its layers, and milliseconds in ONNX Runtime."""
+"""Cost of a network: multiply-accumulates counted from its layers, and milliseconds in ONNX Runtime."""
 
 import math
 import os
@@ -17,7 +17,7 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
-WARM_UP_PICTURES, ROUNDS = 3, 5
+WARM_UP_IMAGES, ROUNDS = 3, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class FrameTime:
 
 
 def multiply_accumulates(network: keras.Model) -> int:
-    """Those of the convolutions and dense layers for one picture; the network's input size must be static."""
+    """Count the multiply-accumulates of convolutions and dense layers for one image, at a static input size."""
     return sum(_of_layer(layer) for layer in network.layers)
 
 
@@ -44,11 +44,11 @@ def _of_layer(layer: keras.Layer) -> int:
 
 
 def onnx_file(best: Path) -> Path | None:
-    """The ONNX file of a network, exported by a process of its own; where that fails, None, and a line says why."""
+    """Export a network to ONNX in a separate process; if that fails, print the reason and return None."""
     path = best.with_suffix(".onnx")
     if path.exists() and path.stat().st_mtime >= best.stat().st_mtime:
         return path
-    command = [sys.executable, "-m", "polypstream.cli", "export", str(best), "--output", str(path), "--json"]
+    command = [sys.executable, "-m", "polypstream", "export", str(best), "--output", str(path), "--json"]
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -57,9 +57,9 @@ def onnx_file(best: Path) -> Path | None:
     return path
 
 
-def frame_times(files: Mapping[str, Path], pictures: Sequence[NDArray[np.uint8]]) -> dict[str, FrameTime]:
-    """Time ONNX files, given by name, on the same RGB pictures in one process, taking turns; reading is not timed."""
-    from polypstream.realtime.segmenter import segmenter_from_onnx
+def frame_times(files: Mapping[str, Path], images: Sequence[NDArray[np.uint8]]) -> dict[str, FrameTime]:
+    """Time ONNX files by name on the same RGB images in one process that alternates between them."""
+    from polypstream.realtime.inference.segmenter import segmenter_from_onnx
 
     rounds: dict[str, list[float]] = {name: [] for name in files}
     with ExitStack() as stack:
@@ -67,10 +67,10 @@ def frame_times(files: Mapping[str, Path], pictures: Sequence[NDArray[np.uint8]]
         for number in range(ROUNDS + 1):
             for name, segmenter in segmenters.items():
                 size = (segmenter.width, segmenter.height)
-                small = [np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8) for p in pictures]
+                small = [np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8) for p in images]
                 began = perf_counter()
-                for picture in small if number else small[:WARM_UP_PICTURES]:
-                    segmenter.segment(picture)
+                for image in small if number else small[:WARM_UP_IMAGES]:
+                    segmenter.segment(image)
                 if number:
                     rounds[name].append((perf_counter() - began) * 1000 / len(small))
     return {name: FrameTime(median_ms=median(times), rounds_ms=times) for name, times in rounds.items()}

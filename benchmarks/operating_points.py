@@ -1,18 +1,19 @@
-"""Detection, false alarms and calibration of a model: `python -m benchmarks.operating_points --data FOLDER`.
+"""Operating points: detection, false alarms and calibration of a model.
 
-An operating point is a threshold and the smallest region that counts, as a share of the picture. At each, sensitivity
-is the share of polyp frames on which some drawn region overlaps the polyp, the false alarm rate the share of polyp-free
-frames on which any region is drawn, and stray regions are those on polyp frames that overlap no polyp.
+Run with `python -m benchmarks.operating_points --data FOLDER`. An operating point consists of a threshold and a minimum
+area, as a share of the image. Sensitivity is the share of polyp frames on which a drawn region overlaps the polyp, the
+false alarm rate is the share of polyp-free frames with any drawn region, and stray regions are those on polyp frames
+that overlap no polyp.
 
-Two points are chosen, on the validation split alone. `sensitive` has the fewest false alarms of all points with a
-sensitivity of at least 95%, `specific` of those with at least 80%. Ties are frequent, as polyp-free frames are few.
-`sensitive` then goes to the higher sensitivity, then to the fewest stray regions; `specific` to the highest threshold
-and the largest smallest region, since on further frames false alarms can only become fewer by these. No point leaves
-out regions as large as small polyps are: its smallest region is at most `LARGEST_LEFT_OUT`. Where no point is as
-sensitive as that, those within `LARGEST_SHORTFALL` of the most sensitive one are compared. Both are then reported on
-the real clip, which takes no part in the choice, and on PolypGen's polyp-free training frames, which the model has seen
-in training: what it does there says little of new frames.
-Intervals are Wilson's; neighbouring frames of the clip resemble each other, so its own are too narrow.
+Two points are chosen, using only the validation split. `sensitive` has the fewest false alarms of all points with a
+sensitivity of at least 95%, `specific` of those with at least 80%. Ties are common, as there are few polyp-free frames.
+For `sensitive`, they are resolved by higher sensitivity, then by fewer stray regions; for `specific`, by the highest
+threshold, then the largest minimum area, which can only reduce false alarms on other frames. The minimum area is at
+most `LARGEST_LEFT_OUT`, so that small polyps are not excluded. If no point is sensitive enough, those within
+`LARGEST_SHORTFALL` of the most sensitive one are compared. Both points are then reported on the real clip, which is not
+used for the choice, and on PolypGen's polyp-free training frames; the model was trained on these, so the results on
+them say little about new frames. Intervals are Wilson's; those of the clip are too narrow, as neighboring frames are
+similar.
 """
 
 import argparse
@@ -31,32 +32,32 @@ from benchmarks.detection import (
     THRESHOLDS,
     Detection,
     FrameRegions,
-    Mask,
     counted,
     regions_of_frame,
     wilson_interval,
 )
 from benchmarks.report import RESULTS, write_report, write_table
+from polypstream.arrays import Mask, Rgb
+from polypstream.evaluation.evaluate import Predict
+from polypstream.evaluation.imports.video import upright_frames
 from polypstream.models import default_model
-from polypstream.realtime.frame import Rgb
-from polypstream.realtime.segmenter import segmenter_from_onnx
-from polypstream.realtime.still import probability_of_still
-from polypstream.train.clip import labelled_frames
+from polypstream.realtime.inference.model_input import probability_of_still
+from polypstream.realtime.inference.segmenter import segmenter_from_onnx
 from polypstream.train.data import Pair, pairs_from_folders, read_pair
-from polypstream.train.evaluate import Predict
+from polypstream.train.image_files import read_mask
 from polypstream.train.splits import split_pairs, splits_from_csv
 
 DATASETS = ("kvasir-seg", "cvc-clinicdb", "polypgen")
 LEAST_SENSITIVITY = {"sensitive": 0.95, "specific": 0.80}
 LARGEST_SHORTFALL = 0.015
-"""Where no point finds so many, those count that come this close to the one that finds most: the last few frames can
-cost a threshold at which outlines are far too wide."""
+"""If no point is sensitive enough, points this close to the most sensitive one are considered: the last few frames can
+require a threshold at which outlines are far too wide."""
 LARGEST_LEFT_OUT = 0.001
-"""The smallest polyp of CVC-ClinicDB covers 0.0017 of its picture; what is smaller than this may be left out."""
+"""The smallest polyp of CVC-ClinicDB covers 0.0017 of its image; smaller regions may be excluded."""
 VALIDATION, CLIP = "validation", "real clip"
 SEEN = "polypgen clean frames seen in training"
 CONFIDENT = 0.1
-"""From this probability up the second calibration error is taken: it leaves out the easy background."""
+"""Minimum probability for the second calibration error, which excludes the easy background."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +69,12 @@ class Point:
 
     @property
     def values(self) -> dict[str, float]:
-        """What a user sets."""
+        """Threshold and minimum area."""
         return {"threshold": THRESHOLDS[self.row], "min_area_share": MIN_AREA_SHARES[self.column]}
 
 
 def chosen_point(validation: Detection, name: str) -> Point:
-    """The point that the module's rule picks under this name."""
+    """Choose the operating point of this name by the rule in the module docstring."""
     least_sensitivity = LEAST_SENSITIVITY[name]
     sensitivity = validation.sensitivity
     columns = np.array(MIN_AREA_SHARES) <= LARGEST_LEFT_OUT
@@ -92,10 +93,10 @@ def chosen_point(validation: Detection, name: str) -> Point:
     return min(allowed, key=cost)
 
 
-def judged(
+def evaluated_frames(
     predict: Predict, frames: Iterable[tuple[Rgb, Mask]], reliability: Reliability | None = None
 ) -> list[FrameRegions]:
-    """What would be drawn on each frame; its pixels are added to `reliability`."""
+    """Find the regions drawn on each frame; adds its pixels to `reliability`."""
     results = []
     for rgb, truth in frames:
         probability = predict(rgb)
@@ -106,23 +107,29 @@ def judged(
 
 
 def clean_frames(pairs: Iterable[Pair]) -> Iterator[tuple[Rgb, Mask]]:
-    """Those pairs whose mask is empty."""
+    """Select the pairs whose mask is empty."""
     return ((rgb, truth) for rgb, truth in map(read_pair, pairs) if not truth.any())
 
 
+def clip_frames(data: Path) -> Iterator[tuple[Rgb, Mask]]:
+    """Every frame of the real clip and its mask."""
+    masks = data / "video" / "apparent_masks"
+    for index, rgb in upright_frames(data / "video" / "apparent.mp4"):
+        yield rgb, read_mask(masks / f"{index:05d}.png")
+
+
 def measure(data: Path, predict: Predict) -> dict[str, Any]:
-    """Everything that is reported, as plain values."""
+    """Compute everything that is reported, as plain values."""
     splits = splits_from_csv(data / "splits.csv", "grouped")
     reliabilities = {VALIDATION: Reliability(), CLIP: Reliability()}
     frames: dict[str, list[FrameRegions]] = {}
     for name in DATASETS:
         pairs = split_pairs(pairs_from_folders([data / name]), splits, "val")
-        frames[f"{name} val"] = judged(predict, map(read_pair, pairs), reliabilities[VALIDATION])
+        frames[f"{name} val"] = evaluated_frames(predict, map(read_pair, pairs), reliabilities[VALIDATION])
     frames[VALIDATION] = [frame for some in list(frames.values()) for frame in some]
-    clip = labelled_frames(data / "video" / "apparent.mp4", data / "video" / "apparent_masks")
-    frames[CLIP] = judged(predict, clip, reliabilities[CLIP])
+    frames[CLIP] = evaluated_frames(predict, clip_frames(data), reliabilities[CLIP])
     seen = split_pairs(pairs_from_folders([data / "polypgen"]), splits, "train")
-    frames[SEEN] = judged(predict, clean_frames(seen))
+    frames[SEEN] = evaluated_frames(predict, clean_frames(seen))
     sets = {name: counted(some) for name, some in frames.items()}
     points = {name: chosen_point(sets[VALIDATION], name) for name in LEAST_SENSITIVITY}
     return {
@@ -164,6 +171,7 @@ def _plain(detection: Detection) -> dict[str, object]:
 
 def _calibration(reliability: Reliability) -> dict[str, object]:
     return {
+        "temperature": reliability.temperature(),
         "expected_calibration_error": reliability.expected_error(),
         f"expected_calibration_error_from_{CONFIDENT:g}": reliability.expected_error(least=CONFIDENT),
         "bins": [asdict(each) for each in reliability.bins],
@@ -171,7 +179,7 @@ def _calibration(reliability: Reliability) -> dict[str, object]:
 
 
 def points_table(report: Mapping[str, Any]) -> str:
-    """The two points on every set, from a report as written."""
+    """Format the two points on every data set from a written report."""
     lines = [
         "| operating point | threshold | smallest region | frames | sensitivity [95%] | false alarms [95%] | stray |",
         "|---|---|---|---|---|---|---|",
@@ -187,19 +195,19 @@ def points_table(report: Mapping[str, Any]) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """All tables."""
+    """Format all tables."""
     least = MIN_AREA_SHARES[0]
     lines = [points_table(report)]
-    lines += ["", f"Sensitivity / false alarms by threshold; smallest region {least:.2%} of the picture:", ""]
+    lines += ["", f"Sensitivity / false alarms by threshold; smallest region {least:.2%} of the image:", ""]
     names = (VALIDATION, CLIP, SEEN)
     lines += [f"| threshold | {' | '.join(names)} |", "|---|---|---|---|"]
     for row, threshold in enumerate(report["thresholds"]):
         cells = [_cell(report["grids"][name], row) for name in names]
         lines.append(f"| {threshold:.2f} | {' | '.join(cells)} |")
     for name, calibration in report["calibration"].items():
-        errors = [value for key, value in calibration.items() if key != "bins"]
-        told = f"expected error {errors[0]:.4f} over all pixels, {errors[1]:.4f} from probability {CONFIDENT:g} up"
-        lines += ["", f"Calibration, {name}: {told}", ""]
+        errors = [value for key, value in calibration.items() if key.startswith("expected")]
+        summary = f"expected error {errors[0]:.4f} over all pixels, {errors[1]:.4f} from probability {CONFIDENT:g} up"
+        lines += ["", f"Calibration, {name}: {summary}", ""]
         lines += ["| probability | share of pixels | mean probability | polyp among them |", "|---|---|---|---|"]
         for each in calibration["bins"]:
             means = " | ".join(
@@ -223,11 +231,11 @@ def main() -> None:
     """Measure, print and write JSON and Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
-    parser.add_argument("--model", type=Path, help="ONNX model; the one in the package where none is given")
+    parser.add_argument("--model", type=Path, help="ONNX model; default: the one in the package")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     with segmenter_from_onnx(options.model or default_model(), backend="onnxruntime") as segmenter:
-        results = measure(options.data, partial(probability_of_still, segmenter))
+        results = measure(options.data, partial(probability_of_still, segmenter, crop=segmenter.contract.crop))
         results = {"contract": asdict(segmenter.contract), **results}
     path = write_report("operating_points", results, folder=options.results)
     table = markdown(json.loads(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""The loops that people use instead, with the same model and the same clip: what this package is measured against."""
+"""Baselines: the loops that people use instead, with the same model and the same clip."""
 
 import tempfile
 from pathlib import Path
@@ -6,16 +6,15 @@ from time import perf_counter
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from polypstream.realtime.segmenter import Segmenter
+from polypstream.arrays import Bgr
+from polypstream.realtime.inference.segmenter import Segmenter
 
-Bgr = NDArray[np.uint8]
 GREEN = (0, 255, 0)
 
 
 def outlined(bgr: Bgr, segmenter: Segmenter) -> Bgr:
-    """The usual way: resize, convert, infer, resize the mask to the frame, find contours, draw them."""
+    """Process one frame the usual way: resize, convert, infer, resize the mask, find contours, draw them."""
     small = cv2.cvtColor(cv2.resize(bgr, (segmenter.width, segmenter.height)), cv2.COLOR_BGR2RGB)
     mask = (segmenter.segment(np.asarray(small, np.uint8)) >= segmenter.contract.threshold).astype(np.uint8)
     large = cv2.resize(mask, (bgr.shape[1], bgr.shape[0]), interpolation=cv2.INTER_NEAREST)
@@ -24,7 +23,7 @@ def outlined(bgr: Bgr, segmenter: Segmenter) -> Bgr:
 
 
 def opencv_loop_fps(video: Path, segmenter: Segmenter) -> float:
-    """Read, infer, draw and write with OpenCV, one after the other: frames per second of the loop."""
+    """Read, infer, draw and write with OpenCV, one after the other; returns frames per second."""
     with tempfile.TemporaryDirectory() as folder:
         reader = cv2.VideoCapture(str(video))
         rate = reader.get(cv2.CAP_PROP_FPS) or 25
@@ -43,7 +42,7 @@ def opencv_loop_fps(video: Path, segmenter: Segmenter) -> float:
 
 
 def supervision_fps(video: Path, segmenter: Segmenter) -> float | None:
-    """supervision's `process_video` with the same steps; None where the package is not installed."""
+    """Run supervision's `process_video` with the same steps; None if the package is not installed."""
     try:
         import supervision
     except ImportError:

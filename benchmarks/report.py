@@ -1,4 +1,4 @@
-"""What every benchmark says about itself: the machine, the versions, the commit; and where its JSON goes."""
+"""Benchmark reports: machine, versions and commit of a benchmark, and the location of its JSON file."""
 
 import json
 import os
@@ -14,7 +14,7 @@ PACKAGES = ("polypstream", "numpy", "opencv-python", "av", "onnxruntime")
 
 
 def machine() -> dict[str, object]:
-    """Processor, cores and system of this machine."""
+    """Describe processor, cores and system of this machine."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -32,7 +32,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what decides the figures."""
+    """Return the installed versions of the packages that influence results."""
     found = {}
     for package in PACKAGES:
         try:
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with a `+` where files differ from it; `unknown` outside a checkout."""
+    """Return the commit of the checkout, with a `+` if files are modified; `unknown` outside a checkout."""
     try:
         name = _git("rev-parse", "--short=10", "HEAD")
         return name + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
@@ -56,11 +56,14 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def write_report(name: str, results: dict[str, object], *, folder: Path = RESULTS) -> Path:
-    """Write one benchmark's figures beside what they were measured on; returns the file's path."""
+def write_report(name: str, results: dict[str, object], *, folder: Path = RESULTS, device: str | None = None) -> Path:
+    """Write a benchmark's results with their environment; returns the path of the file.
+
+    The file is named after the processor, or the `device` that did the work.
+    """
     measured = datetime.now(UTC).isoformat(timespec="seconds")
     origin = {"benchmark": name, "measured": measured, "commit": commit(), "machine": machine(), "versions": versions()}
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{_processor()} {os.cpu_count()} cores".lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", (device or f"{_processor()} {os.cpu_count()} cores").lower()).strip("-")
     path = folder / f"{name}-{slug}.json"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**origin, **results}, indent=2) + "\n", encoding="utf-8")
@@ -68,9 +71,9 @@ def write_report(name: str, results: dict[str, object], *, folder: Path = RESULT
 
 
 def write_table(report: Path, table: str) -> Path:
-    """Write Markdown beside a report, under a line that says what it was measured on; returns the file's path."""
-    told = json.loads(report.read_text(encoding="utf-8"))
-    machine, path = told["machine"], report.with_suffix(".md")
-    origin = f"`python -m benchmarks.{told['benchmark']}`, commit {told['commit']}, {machine['processor']}"
+    """Write Markdown next to a report, with a line about its environment; returns the path of the file."""
+    details = json.loads(report.read_text(encoding="utf-8"))
+    machine, path = details["machine"], report.with_suffix(".md")
+    origin = f"`python -m benchmarks.{details['benchmark']}`, commit {details['commit']}, {machine['processor']}"
     path.write_text(f"{origin}, {machine['cores']} cores.\n\n{table}\n", encoding="utf-8")
     return path

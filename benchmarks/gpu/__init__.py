@@ -1,0 +1,1 @@
+"""GPU benchmark: what the card can do at most, each stage, and whole streams, in one command that can be resumed."""
