@@ -1,4 +1,4 @@
-.PHONY: install test fast lint format
+.PHONY: install test fast lint format docs
 install:
 	python -m pip install -e '.[dev]'
 test:
@@ -13,3 +13,5 @@ lint:
 format:
 	ruff check --fix .
 	ruff format .
+docs:
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
