@@ -7,10 +7,11 @@ Python there.
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -95,10 +96,33 @@ class TritonServer:
             assert monotonic() < until, self.log
             sleep(0.1)
 
+    def failure(self, *options: str) -> str:
+        """The log of another server of the same repository that ends by itself, since it cannot start.
+
+        The log is a file: processes of the backends may outlive a server that crashes as it ends, and would keep a pipe
+        open.
+        """
+        log = self._folder / "failure.log"
+        options = (f"--grpc-port={free_port()}", *options)
+        with log.open("wb") as file:
+            command = [*self.command(), *options]
+            process = subprocess.Popen(command, env=self.environment, stdout=file, stderr=file, start_new_session=True)
+            try:
+                assert process.wait(timeout=START_S) != 0
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return log.read_text(encoding="utf-8", errors="replace")
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(timeout=30)
+            try:
+                self._process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
 
