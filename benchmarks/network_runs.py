@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from polypstream.train.config import TrainConfig
@@ -18,6 +19,10 @@ class Run:
 
     config: TrainConfig
     folder: RunFolder
+    encoder: Path | None = None
+    """ONNX file of a pretrained ResNet for the encoder."""
+    pretrained: bool = False
+    """Whether the encoder starts from the ImageNet weights of an installed package."""
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -68,4 +73,6 @@ def train_all(runs: Sequence[Run], *, training: Samples, validation: Samples, wo
                 run=run.folder.path,
                 progress=Lines(run.folder.path.name),
                 workers=workers,
+                encoder=run.encoder,
+                pretrained=run.pretrained,
             )
