@@ -3,6 +3,7 @@
 Modules that only some jobs need are imported on use: together, their import takes a tenth of a second.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,9 @@ from polypstream.realtime.video.dicom import is_dicom
 from polypstream.realtime.video.frame import Frame
 from polypstream.realtime.video.reader import Damage, StreamPacket, VideoReader
 from polypstream.realtime.video.writer import Encoding, NullWriter, VideoWriter
+
+UNCLEAR_SHARE = 0.1
+"""If more frames than this share have a detection, but cannot be assessed, there is a notice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,8 +203,12 @@ def _filtered(
     info: VideoInfo,
     config: AnnotateConfig,
     log: DetectionLog | None,
+    detected: Counter[Visibility],
 ) -> Iterator[FilteredFrame[_Viewed] | StreamPacket]:
-    """The polyps of every frame, tracked and filtered over time; packets of other streams pass immediately."""
+    """The polyps of every frame, tracked and filtered over time; packets of other streams pass immediately.
+
+    `detected` counts the frames in which the network finds a polyp, by visibility.
+    """
     temporal = TemporalFilter[_Viewed](is_on=config.temporal)
     for item in pipeline:
         if isinstance(item, StreamPacket):
@@ -211,6 +219,7 @@ def _filtered(
             log.add(item.frame.pts, item.image, polyps)
         is_measured = config.measures_visibility or (config.temporal and bool(polyps))
         visibility = _visibility(item.image) if is_measured else Visibility.CLEAR
+        detected[visibility] += bool(polyps)
         yield from temporal.push(
             _Viewed(frame=item.frame, visibility=visibility if config.measures_visibility else Visibility.CLEAR),
             index=item.frame.index,
@@ -221,6 +230,18 @@ def _filtered(
             is_evidence=visibility is Visibility.CLEAR,
         )
     yield from temporal.flush()
+
+
+def _unconfirmed(detected: Counter[Visibility], frames: int) -> tuple[str, ...]:
+    """A notice if most detections, in many frames, are in frames that confirm nothing in the temporal filter."""
+    unclear = Counter({each: count for each, count in detected.items() if each is not Visibility.CLEAR})
+    if unclear.total() <= max(detected[Visibility.CLEAR], UNCLEAR_SHARE * frames):
+        return ()
+    (most, _), *_ = unclear.most_common(1)
+    return (
+        f"{unclear.total()} of {detected.total()} frames with a detection cannot be assessed (mostly {most.value}), so "
+        "they confirm no polyp by themselves; to keep all detections, turn the temporal filter off (--no-temporal)",
+    )
 
 
 def annotate_video(
@@ -273,6 +294,7 @@ def annotate_video(
     reported = len(segmenter.notices)  # later ones report a change of the backend
     marked = polyp_count = 0
     statistics, pts = TrackStatistics(), list[int]()
+    detected = Counter[Visibility]()
     hardware, decoder_notices = hardware_for(config.decoder, backend=segmenter.backend)
     with (
         _opencv_threads.one(),
@@ -283,7 +305,7 @@ def annotate_video(
         Pipeline(source, *segmenter.in_parallel(), recall=log.find if log else None) as pipeline,
     ):
         info = source.info
-        for item in _filtered(pipeline, info, config, log):
+        for item in _filtered(pipeline, info, config, log, detected):
             if isinstance(item, StreamPacket):
                 video_writer.write(item)
                 continue
@@ -310,11 +332,8 @@ def annotate_video(
                         fps=rate.fps,
                     )
                 )
-    notices = (
-        *decoder_notices,
-        *(video_writer.notices if encoding else source.notices),
-        *segmenter.notices[reported:],
-    )
+    of_detection = (*segmenter.notices[reported:], *(_unconfirmed(detected, rate.count) if config.temporal else ()))
+    notices = (*decoder_notices, *(video_writer.notices if encoding else source.notices), *of_detection)
     written = video_writer.path if encoding else None
     concealment = account = None
     if config.deidentify:
@@ -337,7 +356,7 @@ def annotate_video(
                 style=config.style,
                 keep_audio=config.keep_audio,
             )
-            notices += segmenter.notices[reported:]
+            notices += of_detection
         notices = without_clock(notices)
     soft_overlay = soft_overlay_path(video, folder) if config.soft_overlay else None
     if soft_overlay is not None:

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from polypstream.errors import BackendError, OutputError
 from polypstream.metrics import Overlap
+from polypstream.models import default_model
 from polypstream.realtime.annotate.job import AnnotateConfig, AnnotationProgress, AnnotationReport, annotate_video
 from polypstream.realtime.inference.segmenter import segmenter_from_onnx
 from polypstream.realtime.outlines.contours import mask_from_polyps, polyp_from_contour
 from polypstream.realtime.outlines.drawing import marker_coverage
 from polypstream.realtime.video.writer import Encoding
+from polypstream.synthetic import SyntheticClip, write_clip
 from tests.clips import make_clip, plane_bytes, read_packets, times_of
 from tests.models import write_green_finder
 
@@ -289,3 +291,22 @@ def test_jobs_that_overlap_leave_opencv_its_threads(tmp_path: Path, model: Path)
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("temporal", [True, False])
+def test_detections_that_confirm_nothing_are_a_notice(tmp_path: Path, temporal: bool) -> None:
+    segmenter = segmenter_from_onnx(write_green_finder(tmp_path / "tiny.onnx"), backend="onnxruntime")
+    gray = make_clip(tmp_path / "gray.mp4")
+    report = annotate_video(gray, tmp_path / "out", segmenter, AnnotateConfig(temporal=temporal))
+    is_told = any("cannot be assessed (mostly outside the body)" in notice for notice in report.notices)
+    assert is_told is temporal
+    assert bool(report.frames_with_polyp) is not temporal
+
+
+def test_clear_detections_are_no_notice(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip, SyntheticClip(width=320, height=256, seconds=1))
+    segmenter = segmenter_from_onnx(default_model(), backend="onnxruntime")
+    report = annotate_video(clip, tmp_path / "out", segmenter, AnnotateConfig())
+    assert report.frames_with_polyp
+    assert not report.notices
