@@ -85,6 +85,38 @@ def free_bytes() -> int:
     return 0 if int(error) else int(free)
 
 
+Rows = tuple[int, int]
+"""Where rows of bytes are: the address of the first one, and bytes from row to row."""
+
+
+def copy_rows(*, host: Rows, device: Rows, size: tuple[int, int], to_device: bool) -> None:
+    """Copy a rectangle between host memory and the current GPU, after the work on the default stream.
+
+    A copy to the host is complete on return, one to the GPU after the default stream has been waited for.
+
+    Args:
+        host: The rectangle in host memory.
+        device: The rectangle in GPU memory.
+        size: Its bytes per row, and rows.
+        to_device: Whether to copy to the GPU rather than from it.
+
+    Raises:
+        BackendError: The driver refuses.
+    """
+    driver = imported("cuda.bindings.driver")
+    copy, kinds = driver.CUDA_MEMCPY2D(), driver.CUmemorytype
+    if to_device:
+        copy.srcMemoryType, (copy.srcHost, copy.srcPitch) = kinds.CU_MEMORYTYPE_HOST, host
+        copy.dstMemoryType, (copy.dstDevice, copy.dstPitch) = kinds.CU_MEMORYTYPE_DEVICE, device
+    else:
+        copy.srcMemoryType, (copy.srcDevice, copy.srcPitch) = kinds.CU_MEMORYTYPE_DEVICE, device
+        copy.dstMemoryType, (copy.dstHost, copy.dstPitch) = kinds.CU_MEMORYTYPE_HOST, host
+    copy.WidthInBytes, copy.Height = size
+    (error,) = driver.cuMemcpy2D(copy)
+    if int(error):
+        raise _failed("copying a part of a frame", error.name)
+
+
 @contextmanager
 def reported(doing: str) -> Iterator[None]:
     """Turn cuda-core's errors within the block into `BackendError` with a fix."""

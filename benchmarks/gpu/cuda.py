@@ -25,7 +25,7 @@ from polypstream.realtime.video.device import (
     hardware_for,
     is_on_device,
     kernels,
-    planes_on_device,
+    plane_rows,
 )
 
 COPIES = 8
@@ -191,7 +191,7 @@ class CudaLane:
     def mark(self) -> None:
         """By the native module's kernel."""
         frame = self.frame
-        (luma, luma_pitch), (chroma, chroma_pitch) = planes_on_device(frame)
+        (luma, luma_pitch), (chroma, chroma_pitch) = plane_rows(frame)
         colors = av.VideoFrame(16, 16, "nv12")
         lines, casings = color_values(colors, STYLE.rgb), color_values(colors, CASING_RGB)
         kernels().mark_on_device(

@@ -1,7 +1,8 @@
 """Marker drawing: draws polyp contours directly on the planes of a decoded frame.
 
 There is no color conversion and no copy of the frame: only samples covered by a marker are read or written. Where the
-native module is built, it draws the same faster.
+native module is built, it draws the same faster. Of a frame in GPU memory, the rectangle around each marker is copied
+to host memory, drawn on and copied back.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from polypstream.errors import ConfigError
 from polypstream.realtime import native
 from polypstream.realtime.outlines.contours import Polyp
 from polypstream.realtime.video.color import color_values
+from polypstream.realtime.video.device import Box, copy_boxes, is_on_device
 from polypstream.realtime.video.planes import Plane, is_drawable, planes_of
 
 __all__ = ["MarkerStyle", "draw_markers", "is_drawable", "marker_coverage"]
@@ -75,17 +77,43 @@ def draw_markers(frame: av.VideoFrame, polyps: Sequence[Polyp], style: MarkerSty
     it. Samples not covered by a marker stay bit-exact.
 
     Args:
-        frame: The frame; it must be writable.
+        frame: The frame; it must be writable. In GPU memory it must be NV12 or P010, and its context current.
         polyps: Polyps in pixels of the frame; contours may leave it.
         style: Appearance of the markers.
 
     Raises:
-        ConfigError: The pixel format is packed or in hardware, or a contour is not finite.
+        ConfigError: The pixel format is packed or in other hardware, or a contour is not finite.
+        BackendError: The GPU fails.
     """
+    if is_on_device(frame):
+        if polyps:
+            _draw_on_device(frame, polyps, style)
+        return
     if not polyps and is_drawable(frame.format.name):
         return
     line, casing = color_values(frame, style.rgb), color_values(frame, CASING_RGB)
     draw_on_planes(planes_of(frame), polyps, style, line=line, casing=casing)
+
+
+def _draw_on_device(frame: av.VideoFrame, polyps: Sequence[Polyp], style: MarkerStyle) -> None:
+    """Draw at the same place of a host frame, of which nothing but the rectangles around the markers is ever filled."""
+    assert frame.sw_format is not None
+    host = av.VideoFrame(frame.width, frame.height, frame.sw_format.name)
+    host.colorspace, host.color_range = frame.colorspace, frame.color_range
+    boxes = [_box_around(polyp.contour, style, width=frame.width, height=frame.height) for polyp in polyps]
+    boxes = [(left, top, right, bottom) for left, top, right, bottom in boxes if left < right and top < bottom]
+    copy_boxes(frame, host, boxes, to_device=False)
+    draw_markers(host, polyps, style)
+    copy_boxes(frame, host, boxes, to_device=True)
+
+
+def _box_around(contour: NDArray[np.float32], style: MarkerStyle, *, width: int, height: int) -> Box:
+    """The part of a frame that contains the marker of a contour (n, 2), and all pixels that share its chroma."""
+    _require_finite(contour)
+    reach = marker_band(style, height=height)[1] + 1
+    low = np.clip(contour.min(axis=0) - reach, 0, (width, height)).astype(int) // 2 * 2
+    high = -(-np.ceil(np.clip(contour.max(axis=0) + reach, 0, (width, height))).astype(int) // 2) * 2
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def draw_on_planes(
@@ -147,8 +175,7 @@ def _inks_on_planes(contour: NDArray[np.float32], style: MarkerStyle, planes: Se
 
 def _ink_on_pixels(contour: NDArray[np.float32], style: MarkerStyle, *, width: int, height: int) -> _Ink:
     """Compute the ink of a closed contour (n, 2) on the pixels of a frame."""
-    if not np.isfinite(contour).all():
-        raise ConfigError("a contour has coordinates that are not finite; check the polyps passed for drawing")
+    _require_finite(contour)
     line_radius, radius, *_ = marker_band(style, height=height)
     rows, columns, distance = _near_contour(contour, radius + 0.5, width=width, height=height)
     line = np.clip(line_radius + 0.5 - distance, 0, 1)
@@ -157,6 +184,11 @@ def _ink_on_pixels(contour: NDArray[np.float32], style: MarkerStyle, *, width: i
     casing_weight = style.opacity * style.casing_opacity * (both - line)
     drawn = line_weight + casing_weight > 0
     return _Ink(rows=rows[drawn], columns=columns[drawn], line=line_weight[drawn], casing=casing_weight[drawn])
+
+
+def _require_finite(contour: NDArray[np.float32]) -> None:
+    if not np.isfinite(contour).all():
+        raise ConfigError("a contour has coordinates that are not finite; check the polyps passed for drawing")
 
 
 def _near_contour(

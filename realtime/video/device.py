@@ -1,11 +1,12 @@
 """Frames that stay in GPU memory: decoded by NVDEC through PyAV, scaled there by the native module's kernel.
 
 What remains on the GPU is the whole frame; the small image for the network comes back, since content area, tracks and
-visibility are computed from it, too. Nothing here imports `cuda` before a GPU is asked for.
+visibility are computed from it, too, and the rectangles that are drawn on. Nothing here imports `cuda` before a GPU is
+asked for.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from av.codec.hwaccel import HWAccel
 from polypstream.arrays import Rgb, Size
 from polypstream.errors import BackendError, MissingExtraError
 from polypstream.realtime import native
-from polypstream.realtime.cuda import core, find_device, reported, select
+from polypstream.realtime.cuda import Rows, copy_rows, core, find_device, reported, select
 from polypstream.realtime.video.color import NATIVE_MATRICES, is_full_range, scaler_matrix
 
 _CONTEXT: dict[str, object] = {"primary_ctx": "0", "current_ctx": "1"}
@@ -71,10 +72,41 @@ def downloaded(frame: av.VideoFrame) -> av.VideoFrame:
     return frame.reformat(format=pixel_format_of(frame)) if is_on_device(frame) else frame
 
 
-def planes_on_device(frame: av.VideoFrame) -> list[tuple[int, int]]:
-    """Address and bytes from row to row of each plane of a frame in GPU memory."""
+def plane_rows(frame: av.VideoFrame) -> list[Rows]:
+    """Address and bytes from row to row of each plane of a frame, in GPU memory or not."""
     planes: Any = frame.planes
     return [(plane.buffer_ptr, plane.line_size) for plane in planes]
+
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom of a rectangle in pixels, all even: it ends beyond the frame where the size is odd."""
+
+
+def copy_boxes(frame: av.VideoFrame, host: av.VideoFrame, boxes: Sequence[Box], *, to_device: bool) -> None:
+    """Copy rectangles between an NV12 or P010 frame in GPU memory and one in host memory, after the decoder's work.
+
+    Both are done with the rectangles on return.
+
+    Args:
+        frame: The frame in GPU memory, whose context is current.
+        host: A frame of the same size and of the pixel format `frame.sw_format`.
+        boxes: What is copied, to the same place.
+        to_device: Whether to copy to the GPU rather than from it.
+    """
+    sample_bytes = 2 if host.format.components[0].bits > 8 else 1
+    planes = list(zip(plane_rows(host), plane_rows(frame), (1, 2), strict=True))
+    for left, top, right, bottom in boxes:
+        for on_host, on_device, down in planes:
+            across = min(right, host.width) if down == 1 else right
+            rows = (min(bottom, host.height) if down == 1 else bottom // 2) - top // down
+            host_part, device_part = (
+                (address + top // down * pitch + left * sample_bytes, pitch) for address, pitch in (on_host, on_device)
+            )
+            size = ((across - left) * sample_bytes, rows)
+            copy_rows(host=host_part, device=device_part, size=size, to_device=to_device)
+    if to_device:
+        with reported("copying a part of a frame"):
+            core().LEGACY_DEFAULT_STREAM.sync()
 
 
 def kernels() -> ModuleType:
@@ -108,7 +140,7 @@ class FrameKernel:
             self._made[kind] = kernels().DevicePreprocessor(*kind)
         with reported("waiting for the decoder"):
             core().Stream.from_handle(stream).wait(core().LEGACY_DEFAULT_STREAM)  # on which FFmpeg works
-        self._made[kind].run([planes_on_device(frame)], out, stream)
+        self._made[kind].run([plane_rows(frame)], out, stream)
         return True
 
 

@@ -18,7 +18,10 @@ static int give(void **out, void *made) { *out = made; return made == NULL ? 2 :
 int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
 int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int index) { *device = index; return 0; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 115; return 0; }  // memory pools
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 115 ? 1 : attribute == 14 ? 512 : 0;  // memory pools, alignment of rows
+    return 0;
+}
 int cuDevicePrimaryCtxRetain(void **context, int device) { return give(context, (void *)11); }
 int cuCtxSetCurrent(void *context) { current = context; return 0; }
 int cuCtxGetCurrent(void **context) { *context = current; return 0; }
@@ -67,13 +70,17 @@ int cuCtxPushCurrent_v2(void *context) { current = context; return 0; }
 int cuCtxPopCurrent_v2(void **context) { *context = current; return 0; }
 int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *is_active) { *flags = 0; *is_active = 1; return 0; }
 typedef struct {
-    size_t x0, y0; int kind0; void *host0; char *from; void *array0; size_t pitch0;
-    size_t x1, y1; int kind1; char *host; void *device1; void *array1; size_t pitch1, width, height;
+    size_t x0, y0; int kind0; char *host0, *device0; void *array0; size_t pitch0;
+    size_t x1, y1; int kind1; char *host1, *device1; void *array1; size_t pitch1, width, height;
 } Rows;
 int cuMemcpy2DAsync_v2(const Rows *rows, void *stream) {
-    for (size_t y = 0; y < rows->height; ++y) memcpy(rows->host + y * rows->pitch1, rows->from + y * rows->pitch0, rows->width);
-    return SAY("download %zux%zu", rows->width, rows->height);
+    int from_host = rows->kind0 == 1, to_host = rows->kind1 == 1;
+    char *from = from_host ? rows->host0 : rows->device0, *to = to_host ? rows->host1 : rows->device1;
+    for (size_t y = 0; y < rows->height; ++y) memcpy(to + y * rows->pitch1, from + y * rows->pitch0, rows->width);
+    return SAY("%s %zux%zu", from_host ? "upload" : to_host ? "download" : "duplicate", rows->width, rows->height);
 }
+int cuMemAlloc_v2(void **made, size_t size) { return give(made, malloc(size)); }
+int cuMemFree_v2(void *memory) { free(memory); return 0; }
 int cuMemcpy2D_v2(const Rows *rows) { return cuMemcpy2DAsync_v2(rows, NULL); }
 #define X(name) int name(void) __attribute__((alias("okay")));
 X(cuArray3DCreate_v2) X(cuArrayCreate_v2) X(cuArrayDestroy) X(cuCtxCreate_v2) X(cuCtxDestroy_v2)
@@ -87,7 +94,7 @@ X(cuGLGetDevices_v2) X(cuGetErrorName) X(cuGetErrorString) X(cuGraphicsGLRegiste
 X(cuGraphicsMapResources) X(cuGraphicsResourceGetMappedPointer_v2) X(cuGraphicsSubResourceGetMappedArray)
 X(cuGraphicsUnmapResources) X(cuGraphicsUnregisterResource) X(cuImportExternalMemory)
 X(cuImportExternalSemaphore) X(cuInit) X(cuLaunchKernel) X(cuLinkAddData) X(cuLinkComplete) X(cuLinkCreate)
-X(cuLinkDestroy) X(cuMemAllocManaged) X(cuMemAllocPitch_v2) X(cuMemAlloc_v2) X(cuMemFree_v2) X(cuMemcpy)
+X(cuLinkDestroy) X(cuMemAllocManaged) X(cuMemAllocPitch_v2) X(cuMemcpy)
 X(cuMemcpyDtoDAsync_v2) X(cuMemcpyDtoD_v2) X(cuMemcpyDtoHAsync_v2) X(cuMemcpyDtoH_v2)
 X(cuMemcpyHtoDAsync_v2) X(cuMemcpyHtoD_v2) X(cuMemsetD8Async) X(cuMipmappedArrayDestroy)
 X(cuMipmappedArrayGetLevel) X(cuModuleGetFunction) X(cuModuleGetGlobal) X(cuModuleLoadData)
