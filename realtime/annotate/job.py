@@ -57,7 +57,7 @@ class AnnotateConfig:
     soft_overlay: bool = False
     """Whether the video is also copied with the contours as a subtitle track."""
     decoder: VideoDecoder = "auto"
-    """What decodes the video; on the GPU, frames stay there until they are drawn on."""
+    """What decodes the video; on the GPU, frames stay there for NVENC, and otherwise until they are drawn on."""
     formats: tuple[ExportFormat, ...] = ()
     """Formats to which the records are exported, besides the records themselves."""
     proxy: bool = False

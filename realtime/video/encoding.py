@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import av
 from av.codec.codec import Codec, UnknownCodecError
 from av.codec.context import Flags, ThreadType
+from av.codec.hwaccel import HWAccel
 from av.video.stream import VideoStream
 
 from polypstream.errors import ConfigError
@@ -66,6 +67,12 @@ _PROVEN = frozenset({"libx264", "libx265", "ffv1"})
 """Encoders that work wherever they are available."""
 
 _ENCODERS = {"h264": "libx264", "hevc": "libx265", "h265": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
+_NVENC: Mapping[str, Mapping[str, str]] = {
+    "h264_nvenc": {"yuv420p": "nv12"},
+    "hevc_nvenc": {"yuv420p": "nv12", "yuv420p10le": "p010le"},
+    "av1_nvenc": {"yuv420p": "nv12", "yuv420p10le": "p010le"},
+}
+"""Formats in which NVENC takes frames from GPU memory, by the format in which the CPU decodes the same video."""
 _EVEN_CHROMA = frozenset({"h264", "hevc"})
 """Codecs that do not support odd sizes with subsampled chroma."""
 _COMMON = {
@@ -75,6 +82,7 @@ _COMMON = {
         for bits in (8, 10, 12, 14, 16)
     },
     **{f"gray{f'{bits}le' if bits > 8 else ''}": ((9, 9), bits) for bits in (8, 10, 12, 14, 16)},
+    "p010le": ((1, 1), 10),  # for encoders without yuv420p10le
 }
 """Conversion targets: log2 of the chroma subsampling across and down (9 without chroma), and bits."""
 _PLANAR = re.compile(r"yuvj?4\d\dp(\d+le)?|gray(\d+le)?|nv12")
@@ -106,7 +114,13 @@ class Encoding:
             wanted = ", ".join(sorted(_LOSSLESS))
             raise ConfigError(f"no lossless mode is known for {codec.name}; use one of {wanted} or ffv1")
         if codec.name not in _PROVEN and (reason := _failure(codec.name, tuple(self.options().items()))):
-            raise ConfigError(f"{self.codec} video cannot be written here ({reason}); use one of {usable_codecs()}")
+            fix = f"use one of {usable_codecs()}"
+            if codec.name in _NVENC:
+                reason += (
+                    "; it needs a recent NVIDIA driver and NVENC, which data-center GPUs such as A100 and H100 lack"
+                )
+                fix = f"write the soft overlay, or {fix}"
+            raise ConfigError(f"{self.codec} video cannot be written here ({reason}); {fix}")
 
     @property
     def encoder(self) -> Codec:
@@ -221,7 +235,9 @@ def working_format(source_format: str, encoder: Codec, width: int, height: int) 
     Raises:
         ConfigError: The encoder does not support any planar YUV format at this size.
     """
-    offered = {pixel_format.name for pixel_format in encoder.video_formats or ()}
+    most_bits = 8 if encoder.name == "h264_nvenc" else 16  # few GPUs encode H.264 with 10 bits
+    formats = encoder.video_formats or ()
+    offered = {each.name for each in formats if all(part.bits <= most_bits for part in each.components)}
     planar = _PLANAR_OR_ALPHA if encoder.name == "ffv1" else _PLANAR
     if source_format in offered and planar.fullmatch(source_format) and _fits(source_format, encoder, width, height):
         return source_format
@@ -241,6 +257,12 @@ def working_format(source_format: str, encoder: Codec, width: int, height: int) 
         return lost_chroma, max(bits - to_bits, 0), gained_chroma, max(to_bits - bits, 0)
 
     return min(candidates, key=cost)
+
+
+def device_format(encoder: Codec, info: VideoInfo) -> str | None:
+    """FFmpeg name of the pixel format in which an encoder takes the frames of a video from GPU memory; None if not."""
+    is_even = not (info.width % 2 or info.height % 2)
+    return _NVENC.get(encoder.name, {}).get(info.pixel_format) if is_even else None
 
 
 def format_notice(source_format: str, target_format: str, encoder: Codec, width: int, height: int) -> str | None:
@@ -273,12 +295,22 @@ def encoder_time_base(encoder: Codec, info: VideoInfo) -> Fraction:
 
 
 def add_video_stream(
-    container: "OutputContainer", encoding: Encoding, info: VideoInfo, pixel_format: str, *, has_aspect: bool
+    container: "OutputContainer",
+    encoding: Encoding,
+    info: VideoInfo,
+    pixel_format: str,
+    *,
+    has_aspect: bool,
+    hardware: HWAccel | None = None,
 ) -> VideoStream:
-    """Add the encoder's stream to a container, with the color, aspect, rotation and scan type of the source."""
+    """Add the encoder's stream to a container, with the color, aspect, rotation and scan type of the source.
+
+    With `hardware`, the encoder takes frames from GPU memory, and uploads others.
+    """
     encoder = encoding.encoder
     stream = container.add_stream(
         encoder.name,
+        hwaccel=hardware,
         rate=(info.average_rate or Fraction(25)).limit_denominator(100_000),
         options=encoding.options(),
         width=info.width,
@@ -287,7 +319,10 @@ def add_video_stream(
     )
     assert isinstance(stream, VideoStream)
     context = stream.codec_context
-    context.pix_fmt = pixel_format
+    if hardware is None:
+        context.pix_fmt = pixel_format
+    else:
+        context.pix_fmt, context.sw_format = "cuda", pixel_format
     context.thread_type = ThreadType.AUTO  # with PyAV's default, x264 splits frames into slices
     context.flags |= Flags.frame_duration
     if has_aspect:
@@ -335,10 +370,16 @@ _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FU
 
 
 class FrameConverter:
-    """Converts images to a pixel format and to the size of the source's first frame, in a single step."""
+    """Converts images to a pixel format and to the size of the source's first frame, in a single step.
 
-    def __init__(self, info: VideoInfo, pixel_format: str) -> None:
-        self._info, self._pixel_format = info, pixel_format
+    Args:
+        info: The source.
+        pixel_format: FFmpeg name of the pixel format.
+        keeps_on_device: Whether an image in GPU memory that fits stays there; others are converted in host memory.
+    """
+
+    def __init__(self, info: VideoInfo, pixel_format: str, *, keeps_on_device: bool = False) -> None:
+        self._info, self._pixel_format, self._keeps_on_device = info, pixel_format, keeps_on_device
         self._tags = output_tags(info)
         self._reformatter = VideoReformatter()
         self.notices: list[str] = []
@@ -347,7 +388,8 @@ class FrameConverter:
         """Return the image itself if it fits, otherwise a converted copy that belongs to the caller."""
         info, name = self._info, pixel_format_of(picture)
         has_size = picture.width == info.width and picture.height == info.height
-        if name == self._pixel_format and has_size and not is_on_device(picture):
+        stored = picture.sw_format if self._keeps_on_device and is_on_device(picture) else picture.format
+        if has_size and stored is not None and stored.name == self._pixel_format:
             return picture
         if not has_size or name != info.pixel_format:
             self._note_change(picture)

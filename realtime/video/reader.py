@@ -91,6 +91,8 @@ class VideoReader:
     def __init__(self, path: Path | str, *, copies_video: bool = False, hardware: HWAccel | None = None) -> None:
         self.path, self._copies_video = Path(path), copies_video
         self._decoder_notices: list[str] = []
+        self.hardware = hardware
+        """What the frames are decoded with, into GPU memory; None for the CPU."""
         self._container = open_video(self.path, hardware)
         self._dicom = read_dicom(self.path)
         self._is_elementary = self._container.format.name in ELEMENTARY_FORMATS
@@ -109,6 +111,7 @@ class VideoReader:
             f"the GPU does not decode this video ({codec}, {picture.format.name}, {picture.width}x{picture.height}): "
             "it is decoded on the CPU"
         )
+        self.hardware = None
         self._items.close()
         self._container.close()
         self._container = open_video(self.path)

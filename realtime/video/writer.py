@@ -21,6 +21,7 @@ from polypstream.realtime.video.encoding import (
     Encoding,
     FrameConverter,
     add_video_stream,
+    device_format,
     encoder_time_base,
     format_notice,
     working_format,
@@ -81,7 +82,9 @@ class VideoWriter:
         self._partial = partial_path(self._final)
         self._check_names()
         encoder, info = encoding.encoder, source.info
-        pixel_format = working_format(info.pixel_format, encoder, info.width, info.height)
+        on_device = device_format(encoder, info) if source.hardware else None
+        self._hardware = source.hardware if on_device else None
+        pixel_format = on_device or working_format(info.pixel_format, encoder, info.width, info.height)
         if pixel_format != info.pixel_format:
             notice = format_notice(info.pixel_format, pixel_format, encoder, info.width, info.height)
             self._own_notices += [notice] if notice else []
@@ -90,7 +93,7 @@ class VideoWriter:
             self._own_notices.append(f"the pixel aspect ratio of {ratio} is lost: {name} only stores it in .mp4 files")
         if info.has_hdr_metadata:
             self._own_notices.append("the HDR metadata (brightness of the mastering display) is dropped")
-        self._converter = FrameConverter(info, pixel_format)
+        self._converter = FrameConverter(info, pixel_format, keeps_on_device=on_device is not None)
         try:
             self._file = UnfinishedFile(self._final)
         except OSError as error:
@@ -139,7 +142,7 @@ class VideoWriter:
         """Return the image of a frame in the encoder's format and size, writable; pass it to `write_picture`.
 
         The image is not copied if it already fits, but its memory is no longer shared: drawing on it affects neither
-        the decoder nor other frames.
+        the decoder nor other frames. It stays in GPU memory if the encoder takes it from there.
         """
         picture = self._converter.convert(frame.picture)
         if picture is frame.picture:
@@ -240,7 +243,12 @@ class VideoWriter:
             if stream.index == source.video.index:
                 has_aspect = bool(source.video.sample_aspect_ratio)
                 self._video = add_video_stream(
-                    self._container, self._encoding, info, pixel_format, has_aspect=has_aspect
+                    self._container,
+                    self._encoding,
+                    info,
+                    pixel_format,
+                    has_aspect=has_aspect,
+                    hardware=self._hardware,
                 )
                 copy_metadata(stream, self._video)
                 for timecode in filter(is_timecode, source.streams):

@@ -89,7 +89,8 @@ def annotate(
     ] = True,
     accurate: AccurateOption = False,
     codec: Annotated[
-        str, typer.Option(metavar="NAME", help="h264, hevc, av1, vp9, ffv1, or any FFmpeg video encoder.")
+        str,
+        typer.Option(metavar="NAME", help="h264, hevc, av1, vp9, ffv1, h264_nvenc, hevc_nvenc, or any FFmpeg encoder."),
     ] = "h264",
     quality: Annotated[
         str, typer.Option(metavar="NUMBER", help="Constant rate factor, 0 (best) to 51, or 'lossless'.")

@@ -4,6 +4,7 @@ PyAV and cuda-core are real. A stand-in for NVDEC uploads frames that the CPU de
 """
 
 import ctypes
+import io
 import json
 import sys
 from fractions import Fraction
@@ -19,14 +20,18 @@ from polypstream.realtime import native
 from polypstream.realtime.annotate.job import AnnotateConfig, annotate_video
 from polypstream.realtime.cuda import Device, core
 from polypstream.realtime.inference.onnxruntime import OnnxRuntimeSegmenter
-from polypstream.realtime.video import decoding, device
+from polypstream.realtime.outlines.contours import polyp_from_contour
+from polypstream.realtime.outlines.drawing import MarkerStyle, draw_markers
+from polypstream.realtime.video import decoding, device, writer
 from polypstream.realtime.video.container import open_video
 from polypstream.realtime.video.damage import DamageLog
+from polypstream.realtime.video.planes import planes_of
 from polypstream.realtime.video.reader import VideoReader
 from polypstream.realtime.video.resize import ModelInputScaler
 from polypstream.realtime.video.writer import Encoding
 from tests.realtime.inference.tensorrt.exporters import DLPackArray
 
+COLOR = ("colorspace", "color_range")
 uploaded: list[object] = []
 """Keeps the memory of all frames."""
 
@@ -85,6 +90,25 @@ def annotate(clip: Path, model: Path, folder: Path, *, decoder: Any, is_burned: 
     print("notices", json.dumps(report.notices), flush=True)
 
 
+def keep_on_device(formats: dict[str, str]) -> None:
+    """Let the CPU's encoder stand in for NVENC: PyAV downloads what it is given in GPU memory, after the drawing."""
+    changed: Any = writer
+    add, on_host = changed.add_video_stream, {stored: name for name, stored in formats.items()}
+
+    def added(container: Any, encoding: Any, info: Any, pixel_format: str, *, has_aspect: bool, hardware: Any) -> Any:
+        nvenc: Any = SimpleNamespace(encoder=av.Codec("hevc_nvenc", "w"), options=dict, quality=18)
+        unused: Any = av.open(io.BytesIO(), "w", format="mp4")
+        context = add(unused, nvenc, info, pixel_format, has_aspect=has_aspect, hardware=hardware).codec_context
+        try:
+            unused.start_encoding()
+        except av.FFmpegError as error:
+            print("nvenc", context.pix_fmt, context.sw_format.name, error.strerror, flush=True)
+        return add(container, encoding, info, on_host[pixel_format], has_aspect=has_aspect)
+
+    changed.device_format = lambda encoder, info: formats[info.pixel_format]
+    changed.add_video_stream = added
+
+
 def scale() -> None:
     """Frames of all kinds give the same image from GPU memory as from host memory."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
@@ -102,8 +126,67 @@ def scale() -> None:
             scaler.close()
 
 
+def outline(x: float, y: float, radius: float) -> Any:
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    contour = np.stack((x + radius * np.cos(angle), y + radius * np.sin(angle)), axis=1)
+    return polyp_from_contour(contour.astype(np.float32), score=0.9)
+
+
+def noise(pixel_format: str, width: int, height: int) -> av.VideoFrame:
+    rgb = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
+    made = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=pixel_format)
+    made.colorspace, made.color_range = 1, 2
+    return made
+
+
+def samples(frame: av.VideoFrame) -> list[bytes]:
+    return [plane.samples.tobytes() for plane in planes_of(frame)]
+
+
+def draw() -> None:
+    """A frame in GPU memory gets the same bytes as one in host memory, wherever the polyps are."""
+    polyps = {
+        "none": [],
+        "one": [outline(40.3, 30.6, 15)],
+        "edges": [outline(2, 3, 20), outline(130, 90, 12)],
+        "overlapping": [outline(60, 40, 18), outline(70.5, 44.2, 14), outline(20, 70, 9)],
+        "outside": [outline(-80, 40, 20)],
+        "around": [outline(60, 40, 500)],
+    }
+    style = MarkerStyle(thickness=0.03, casing=0.02, opacity=0.8)
+    for pixel_format in ("nv12", "p010le"):
+        for width, height in ((128, 96), (129, 97), (127, 94)):
+            for name, each in polyps.items():
+                expected, on_device = noise(pixel_format, width, height), noise(pixel_format, width, height)
+                described: Any = SimpleNamespace(
+                    format=av.VideoFormat("cuda"),  # whose memory is the host's, since the driver is a stub
+                    sw_format=av.VideoFormat(pixel_format, width, height),
+                    **{key: getattr(on_device, key) for key in ("width", "height", "planes", *COLOR)},
+                )
+                draw_markers(expected, each, style)
+                draw_markers(described, each, style)
+                assert samples(on_device) == samples(expected), (pixel_format, width, height, name)
+                is_changed = samples(expected) != samples(noise(pixel_format, width, height))
+                assert is_changed == (name not in ("none", "outside", "around")), name
+    shared = upload(noise("nv12", 128, 96))
+    before, reference = device.downloaded(shared).to_ndarray(), shared.planes[0].__dlpack__()
+    address = device.plane_rows(shared)[0]
+    shared.make_writable()
+    draw_markers(shared, polyps["one"], style)
+    assert device.plane_rows(shared)[0] != address, "the decoder's memory is left alone while it refers to it"
+    assert not np.array_equal(device.downloaded(shared).to_ndarray(), before)
+    assert np.array_equal(uploaded_luma(address, 128, 96), before[:96])
+    del reference
+
+
+def uploaded_luma(rows: tuple[int, int], width: int, height: int) -> np.ndarray:
+    address, pitch = rows
+    memory = (ctypes.c_uint8 * (height * pitch)).from_address(address)
+    return np.ctypeslib.as_array(memory).reshape(height, pitch)[:, :width]
+
+
 def main() -> None:
-    clip, model, folder = map(Path, sys.argv[1:])
+    clip, deep, model, folder = map(Path, sys.argv[1:])
     found = Device(index=0, name="Stand-in 4090", compute_capability="sm89", memory_bytes=1)
     changed: Any = device
     changed.find_device = lambda: found
@@ -121,11 +204,18 @@ def main() -> None:
         )
     decoder: Any = decoding.Decoder
     logged = decoder._logged
-    decoder._logged = lambda self, frames: logged(self, [upload(frame) for frame in frames])
+    formats = {"yuv420p": "nv12", "yuv420p10le": "p010le"}
+    decoder._logged = lambda self, frames: logged(self, [upload(frame, formats[frame.format.name]) for frame in frames])
     annotate(clip, model, folder / "records", decoder="cuda", is_burned=False)
     annotate(clip, model, folder / "burned", decoder="cuda", is_burned=True)
+    annotate(deep, model, folder / "burned deep", decoder="cuda", is_burned=True)
+    keep_on_device(formats)
+    annotate(clip, model, folder / "kept", decoder="cuda", is_burned=True)
+    annotate(deep, model, folder / "kept deep", decoder="cuda", is_burned=True)
     print("-- scale", flush=True)
     scale()
+    print("-- draw", flush=True)
+    draw()
 
 
 if __name__ == "__main__":

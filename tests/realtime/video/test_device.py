@@ -29,13 +29,18 @@ FRAMES, WIDTH, HEIGHT = 12, 192, 128
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
     """A green disc that moves over gray texture, with B frames."""
-    path = tmp_path / "clip.mp4"
+    return written(tmp_path / "clip.mp4", "yuv420p")
+
+
+def written(path: Path, pixel_format: str, *, rotation: int = 0) -> Path:
     across, down = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
     texture = np.random.default_rng(0).integers(60, 180, (HEIGHT // 4, WIDTH // 4, 1), np.uint8)
     texture = texture.repeat(4, axis=0).repeat(4, axis=1).repeat(3, axis=2)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixel_format
+        if rotation:
+            stream.set_display_rotation(rotation)
         for index in range(FRAMES):
             rgb = texture.copy()
             rgb[(across - 60 - 3 * index) ** 2 + (down - 60) ** 2 < 25**2] = (40, 200, 60)
@@ -50,8 +55,9 @@ def clip(tmp_path: Path) -> Path:
 def test_frames_on_the_gpu_give_the_same_results_and_stay_there(clip: Path, tmp_path: Path, stub_driver: Path) -> None:
     pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install 'polypstream[rtx]'")
     model = write_green_finder(tmp_path / "tiny.onnx")
+    deep = written(tmp_path / "deep.mp4", "yuv420p10le", rotation=90)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.realtime.video.on_device", str(clip), str(model), str(tmp_path)],
+        [sys.executable, "-m", "tests.realtime.video.on_device", *map(str, (clip, deep, model, tmp_path))],
         env={**os.environ, "LD_LIBRARY_PATH": str(stub_driver)},
         cwd=ROOT,
         capture_output=True,
@@ -78,7 +84,20 @@ def test_frames_on_the_gpu_give_the_same_results_and_stay_there(clip: Path, tmp_
     assert expected.count(b'"contour"') >= FRAMES - 1
     for name in ("software", "records", "burned"):
         assert (tmp_path / name / "clip_polyps.jsonl").read_bytes() == expected, name
-    assert np.array_equal(*(images(tmp_path / name / "clip_overlay.mp4") for name in ("cpu", "burned")))
+    drawn = [images(tmp_path / name / "clip_overlay.mp4") for name in ("cpu", "burned", "kept")]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert np.array_equal(drawn[0], drawn[2])
+    deep_images = [images(tmp_path / name / "deep_overlay.mp4") for name in ("burned deep", "kept deep")]
+    assert deep_images[0][0].dtype == np.uint16
+    assert np.array_equal(*deep_images)
+    for name, pixel_format, sample_bytes in (("kept", "nv12", 1), ("kept deep", "p010le", 2)):
+        (opened,) = (line for line in asked[name] if line.startswith("nvenc"))
+        assert opened.startswith(f"nvenc cuda {pixel_format}"), "NVENC is told that frames are in GPU memory"
+        assert "Invalid" not in opened, "it accepts that, and only then looks for its library"
+        whole = {f"{WIDTH * sample_bytes}x{rows}" for rows in (HEIGHT, HEIGHT // 2)}
+        uploads = [line.split()[1] for line in asked[name] if line.startswith("upload")]
+        assert len(uploads) >= 2 * (FRAMES - 1), "two planes of each frame with a polyp"
+        assert not whole.intersection(uploads), "only the rectangle around the polyp"
 
 
 def images(path: Path) -> list[np.ndarray]:
@@ -106,6 +125,27 @@ def test_nvdec_gives_the_same_records(clip: Path, tmp_path: Path) -> None:
         found[decoder] = report.frames_with_polyp, np.stack(images(report.overlay)).astype(int)
     assert found["cpu"][0] == found["cuda"][0]
     assert np.abs(found["cpu"][1] - found["cuda"][1]).mean() < 0.1, "a contour may move by a fraction of a pixel"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("decoder", ["cpu", "cuda"])
+@pytest.mark.parametrize("codec", ["h264_nvenc", "hevc_nvenc"])
+def test_nvenc_writes_what_the_cpu_writes(clip: Path, tmp_path: Path, codec: str, decoder: Any) -> None:
+    try:
+        encoding = Encoding(codec=codec, quality="lossless")
+        hardware_for(decoder, backend="onnxruntime")
+    except (BackendError, ConfigError, MissingExtraError) as error:
+        pytest.skip(str(error))
+    model, found = write_green_finder(tmp_path / "tiny.onnx"), {}
+    for name, each in {"nvenc": encoding, "cpu": Encoding(quality="lossless")}.items():
+        with OnnxRuntimeSegmenter(model) as segmenter:
+            report = annotate_video(
+                clip, tmp_path / name, segmenter, AnnotateConfig(encoding=each, decoder=decoder, temporal=False)
+            )
+        assert report.overlay is not None
+        found[name] = images(report.overlay)
+    assert len(found["nvenc"]) == FRAMES
+    assert np.array_equal(found["nvenc"], found["cpu"]), "lossless, so the markers are where the CPU draws them"
 
 
 def test_the_cpu_decodes_unless_the_network_runs_in_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:

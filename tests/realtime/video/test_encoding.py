@@ -4,13 +4,15 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av.codec
 import pytest
 from av.codec.codec import Codec, UnknownCodecError
 
 from polypstream.errors import ConfigError
-from polypstream.realtime.video.encoding import Encoding, usable_codecs
+from polypstream.realtime.video.encoding import Encoding, device_format, usable_codecs, working_format
 from tests.clips import make_clip, read_video, rewritten, times_of
 
 
@@ -60,6 +62,37 @@ def test_every_codec_that_is_suggested_works(tmp_path: Path) -> None:
 def test_an_unusable_codec_is_refused_with_a_list_of_usable_ones(codec: str) -> None:
     with pytest.raises(ConfigError, match="use one of h264, hevc"):
         Encoding(codec=codec)
+
+
+@pytest.mark.parametrize("codec", ["h264_nvenc", "hevc_nvenc"])
+def test_nvenc_is_refused_where_it_is_missing_with_the_alternatives(codec: str) -> None:
+    refusal = refusal_of(codec)
+    if refusal is None:
+        pytest.skip("this machine has NVENC")
+    assert refusal.startswith(f"{codec} video cannot be written here (")
+    assert "needs a recent NVIDIA driver and NVENC, which data-center GPUs such as A100 and H100 lack" in refusal
+    assert "; write the soft overlay, or use one of h264, hevc" in refusal
+
+
+@pytest.mark.parametrize(
+    ("codec", "decoded", "on_host", "on_device"),
+    [
+        ("h264_nvenc", "yuv420p", "yuv420p", "nv12"),
+        ("h264_nvenc", "yuv420p10le", "yuv420p", None),
+        ("hevc_nvenc", "yuv420p10le", "p010le", "p010le"),
+        ("hevc_nvenc", "yuv444p", "yuv444p", None),
+        ("libx264", "yuv420p", "yuv420p", None),
+        ("libx265", "yuv420p10le", "yuv420p10le", None),
+    ],
+)
+def test_nvenc_takes_frames_of_the_same_depth_from_both_memories(
+    codec: str, decoded: str, on_host: str, on_device: str | None
+) -> None:
+    encoder = Codec(codec, "w")
+    assert working_format(decoded, encoder, 64, 48) == on_host
+    for width, height, expected in ((64, 48, on_device), (65, 48, None), (64, 47, None)):
+        info: Any = SimpleNamespace(pixel_format=decoded, width=width, height=height)
+        assert device_format(encoder, info) == expected
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
