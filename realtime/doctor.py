@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from polypstream.errors import MissingExtraError, PolypstreamError, install_command
+from polypstream.threads import ordinary_scheduling
 
 if TYPE_CHECKING:
     from polypstream.realtime.live.sources.device import CaptureDevice
@@ -174,7 +175,8 @@ def _encoded(name: str) -> str:
         context.options = {"x265-params": "log-level=none"}
     frame = av.VideoFrame.from_ndarray(np.full((720, 640), 128, dtype=np.uint8), format="yuv420p")
     try:
-        packets = [*context.encode(frame), *context.encode(None)]
+        with ordinary_scheduling():
+            packets = [*context.encode(frame), *context.encode(None)]
     except av.FFmpegError as error:
         needs = " without an NVIDIA GPU and its driver" if name.endswith("_nvenc") else ""
         raise OSError(f"does not start{needs} ({error.strerror})") from None

@@ -70,6 +70,7 @@ def _every_thread_ends() -> Iterator[None]:
         thread.join(max(0, deadline - monotonic()))
     left = sorted(thread.name for thread in _of_ours() - before)
     assert not left, f"these threads still run: {', '.join(left)}"
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "the main thread was left with real-time scheduling"
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -19,6 +19,7 @@ from polypstream.errors import ConfigError
 from polypstream.realtime.video.color import FULL, LIMITED, assumed_matrix, is_rgb, output_tags
 from polypstream.realtime.video.container import VideoInfo
 from polypstream.realtime.video.device import is_on_device, pixel_format_of
+from polypstream.threads import ordinary_scheduling
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -194,7 +195,7 @@ def _failure(name: str, options: tuple[tuple[str, str], ...]) -> str | None:
     except ConfigError:
         return "it does not support planar YUV"
     try:
-        with av.open(io.BytesIO(), "w", format=holders[0]) as container:
+        with ordinary_scheduling(), av.open(io.BytesIO(), "w", format=holders[0]) as container:
             stream = container.add_stream(name, rate=25, width=width, height=height, options=dict(options))
             assert isinstance(stream, VideoStream)
             stream.codec_context.pix_fmt = pixel_format

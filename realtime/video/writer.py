@@ -42,7 +42,7 @@ from polypstream.realtime.video.streams import (
     plan_container,
 )
 from polypstream.realtime.video.timestamps import CopyClock
-from polypstream.threads import uninterrupted
+from polypstream.threads import ordinary_scheduling, uninterrupted
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -266,7 +266,8 @@ class VideoWriter:
                 self._clocks[stream.index] = CopyClock()
         self._container.metadata.update(container_metadata(source.metadata.items()))
         self._container.set_chapters(source.chapters)
-        self._container.start_encoding()
+        with ordinary_scheduling():
+            self._container.start_encoding()
         self._header_size = self._file.size
         self._is_open = True
         self._encoder_base = encoder_time_base(self._encoding.encoder, info)

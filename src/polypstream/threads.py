@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
+from pathlib import Path
 from threading import Condition, Lock, Thread
 from types import FrameType
 from typing import Generic, TypeVar
@@ -195,6 +196,32 @@ def lower_thread_priority(niceness: int) -> None:
     with suppress(OSError):
         present = os.getpriority(os.PRIO_PROCESS, thread)
         os.setpriority(os.PRIO_PROCESS, thread, min(present + niceness, HIGHEST_NICENESS))
+
+
+@contextmanager
+def ordinary_scheduling() -> Iterator[None]:
+    """Take back real-time scheduling that a library gives to the calling thread and to threads that it starts.
+
+    As root, SVT-AV1 does so when an encoder is opened, with the highest priority there is: everything else on the
+    machine would have to wait.
+    """
+    before = _realtime_threads()
+    try:
+        yield
+    finally:
+        for thread in _realtime_threads() - before:
+            with suppress(OSError):  # it may have ended
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _realtime_threads() -> set[int]:
+    found = set[int]()
+    if sys.platform.startswith("linux"):
+        for thread in (int(each.name) for each in Path("/proc/self/task").iterdir()):
+            with suppress(OSError):
+                if os.sched_getscheduler(thread) in {os.SCHED_FIFO, os.SCHED_RR}:
+                    found.add(thread)
+    return found
 
 
 MOST_SIDE_BY_SIDE = 4

@@ -20,6 +20,7 @@ from polypstream.realtime.outlines.drawing import MarkerStyle
 from polypstream.realtime.video.container import VideoInfo
 from polypstream.realtime.video.encoding import Encoding, FrameConverter, add_video_stream, working_format
 from polypstream.realtime.video.frame import Frame
+from polypstream.threads import ordinary_scheduling
 
 MILLISECOND = Fraction(1, 1000)
 KEY_FRAME_EVERY_MS = 1000
@@ -96,6 +97,8 @@ class _Film:
         self._stream.codec_context.thread_type = ThreadType.SLICE
         if config.encoding.encoder.name == "libx264":
             self._stream.codec_context.options |= {"tune": "zerolatency"}
+        with ordinary_scheduling():
+            self._stream.codec_context.open(strict=False)
 
     def takes(self, frame: Frame) -> bool:
         return self._shape == _shape_of(frame)

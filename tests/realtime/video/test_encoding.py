@@ -1,7 +1,9 @@
 """Encoders: their options, and an early error for those that cannot be used."""
 
+import os
 import subprocess
 import sys
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,9 @@ from av.codec.codec import Codec, UnknownCodecError
 
 from polypstream.errors import ConfigError
 from polypstream.realtime.video.encoding import Encoding, device_format, usable_codecs, working_format
+from polypstream.realtime.video.frame import Frame
+from polypstream.realtime.video.reader import VideoReader
+from polypstream.realtime.video.writer import VideoWriter
 from tests.clips import make_clip, read_video, rewritten, times_of
 
 
@@ -124,3 +129,23 @@ def test_nothing_is_printed_by_the_av1_encoder(tmp_path: Path) -> None:
         capture_output=True, text=True, cwd=Path(__file__).parents[3], check=True,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def schedulers() -> set[int]:
+    """Scheduling policies of all threads of this process."""
+    found = set()
+    for thread in (int(each.name) for each in Path("/proc/self/task").iterdir()):
+        with suppress(ProcessLookupError):
+            found.add(os.sched_getscheduler(thread))
+    return found
+
+
+def test_no_thread_is_given_real_time_scheduling(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", width=128, height=96, frames=3)
+    encoding = Encoding(codec="av1")  # as root, SVT-AV1 would give it to all of its threads and to this one
+    assert schedulers() == {os.SCHED_OTHER}
+    with VideoReader(clip) as source, VideoWriter(tmp_path / "out.mkv", source=source, encoding=encoding) as writer:
+        for frame in source:
+            assert isinstance(frame, Frame)
+            writer.write_picture(writer.prepared(frame))
+            assert schedulers() == {os.SCHED_OTHER}
