@@ -36,6 +36,7 @@ from polypstream.train.splits import split_pairs, splits_from_csv
 
 DATASETS = ("kvasir-seg", "cvc-clinicdb", "polypgen")
 CENTER = "C4"
+GROUPS = ("kvasir-seg", "cvc-clinicdb", f"polypgen {CENTER}")
 THRESHOLD = 0.5
 RECIPES: Mapping[str, TrainConfig] = {
     "0.5.0": TrainConfig(
@@ -65,11 +66,12 @@ def groups(data: Path) -> dict[str, Callable[[Pair], bool]]:
     """Membership of an image, by the name of each group that is left out once."""
     with (data / "polypgen" / "centres.csv").open(newline="", encoding="utf-8") as lines:
         center = {Path(row["image"]).stem: row["centre"] for row in csv.DictReader(lines)}
-    return {
-        "kvasir-seg": lambda pair: pair.dataset == "kvasir-seg",
-        "cvc-clinicdb": lambda pair: pair.dataset == "cvc-clinicdb",
-        f"polypgen {CENTER}": lambda pair: pair.dataset == "polypgen" and center[pair.image.stem] == CENTER,
-    }
+    conditions: tuple[Callable[[Pair], bool], ...] = (
+        lambda pair: pair.dataset == "kvasir-seg",
+        lambda pair: pair.dataset == "cvc-clinicdb",
+        lambda pair: pair.dataset == "polypgen" and center[pair.image.stem] == CENTER,
+    )
+    return dict(zip(GROUPS, conditions, strict=True))
 
 
 def dice_on_left_out(
@@ -93,7 +95,9 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Train and measure every recipe without every group."""
     pairs = pairs_from_folders([options.data / name for name in DATASETS])
     rows = []
-    for group, is_member in groups(options.data).items():
+    members = groups(options.data)
+    for group in options.left_out:
+        is_member = members[group]
         left_out, rest = [p for p in pairs if is_member(p)], [p for p in pairs if not is_member(p)]
         scores: dict[str, list[float]] = {}
         for name in options.recipes:
@@ -158,6 +162,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the run folders")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--left-out", nargs="+", default=GROUPS, choices=GROUPS)
     parser.add_argument("--encoder", type=Path, help="ONNX file of the ResNet-50 that the recipe 0.5.0 starts from")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--size", type=int, default=224)

@@ -249,3 +249,18 @@ def test_networks_are_trained_once_and_compared(tmp_path: Path, data: Path) -> N
         assert (runs / f"{row['network']}-seed0" / "best.onnx").exists()
     refused = run("compare_networks", *options, "--epochs", 2)
     assert "epochs was 1, now 2" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_recipe_is_scored_on_the_source_that_it_was_not_trained_on(data: Path, tmp_path: Path) -> None:
+    rows = [f"{number:03d}.png,C{4 if number in {0, 6} else 1},0.1" for number in range(8)]
+    (data / "polypgen" / "centres.csv").write_text("\n".join(["image,centre,polyp_fraction", *rows]), encoding="utf-8")
+    budget = ("--epochs", 1, "--size", 32, "--recipes", "0.5.0", "--left-out", "polypgen C4")
+    done = run("left_out_sources", "--data", data, "--runs", tmp_path / "runs", "--results", tmp_path, *budget)
+    assert done.returncode == 0, done.stderr
+    (row,) = written(tmp_path, "left_out_sources")["rows"]
+    assert (row["left_out"], row["dice"]["count"]) == ("polypgen C4", 2)
+    assert row["gain"]["mean"] == 0
+    folder = tmp_path / "runs" / "0.5.0-without-polypgen-C4"
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["data"]["training"].startswith("11 images,")  # twelve without the one of C4
