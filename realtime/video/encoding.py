@@ -311,7 +311,7 @@ def add_video_stream(
     encoder = encoding.encoder
     stream = container.add_stream(
         encoder.name,
-        hwaccel=hardware,
+        **({} if hardware is None else {"hwaccel": hardware}),
         rate=(info.average_rate or Fraction(25)).limit_denominator(100_000),
         options=encoding.options(),
         width=info.width,
