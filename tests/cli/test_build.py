@@ -59,6 +59,7 @@ def test_json_is_for_machines(tmp_path: Path, run: object) -> None:
     assert code == 0
     assert report["engine_bytes"] == Path(report["engine"]).stat().st_size
     assert report["key"]["target"]["compute_capabilities"] == ["sm89"]
+    assert report["key"]["largest_batch"] == 4
 
 
 def test_without_a_driver_or_a_target_it_is_one_line(tmp_path: Path, run: object) -> None:

@@ -21,7 +21,7 @@ from polypstream.realtime.inference.tensorrt.engine_file import (
     Target,
     write_engine_file,
 )
-from polypstream.realtime.inference.tensorrt.onnx_file import OnnxFile, read_onnx
+from polypstream.realtime.inference.tensorrt.onnx_file import OnnxFile, read_onnx, with_open_batch
 from polypstream.realtime.inference.tensorrt.progress import BuildProgress, ProgressReport
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ OnProgress = Callable[[BuildProgress], None]
 class BuildConfig:
     """Settings of a build. Raises `ConfigError` for values out of range."""
 
-    batch: int = LARGEST_BATCH
-    """Largest batch, where the ONNX file leaves the batch size open; otherwise 1."""
+    batch: int | None = None
+    """Largest batch; 1 if the graph takes one image only. None: `LARGEST_BATCH` if the ONNX file has a dynamic batch
+    size, otherwise 1."""
     workspace_bytes: int | None = None
     """GPU memory in bytes that one layer may use as workspace; None: all of it."""
     targets: tuple[str, ...] = ()
@@ -48,7 +49,7 @@ class BuildConfig:
     """Index of the GPU on this machine."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
+        if self.batch is not None and self.batch < 1:
             raise ConfigError(f"the largest batch is {self.batch}; it must be at least 1")
         if self.workspace_bytes is not None and self.workspace_bytes < 1 << 20:
             raise ConfigError(f"the workspace is {self.workspace_bytes} bytes; give at least 1 MiB")
@@ -86,6 +87,8 @@ def plan_build(onnx_path: Path, config: BuildConfig) -> BuildPlan:
         BackendError: There is no driver, or no TensorRT for this GPU.
     """
     onnx = read_onnx(onnx_path)
+    if config.batch is not None and config.batch > 1:
+        onnx = with_open_batch(onnx)
     trt = load_tensorrt("rtx" if config.targets else config.flavor)
     device = None if config.targets else _device_to_build_on(config.device, trt)
     capabilities = tuple(sorted(set(config.targets), key=lambda target: int(target.removeprefix("sm"))))
@@ -95,7 +98,7 @@ def plan_build(onnx_path: Path, config: BuildConfig) -> BuildPlan:
         onnx_sha256=onnx.sha256,
         height=onnx.contract.height,
         width=onnx.contract.width,
-        largest_batch=config.batch if onnx.has_open_batch else 1,
+        largest_batch=(config.batch or LARGEST_BATCH) if onnx.has_open_batch else 1,
         precision=onnx.contract.precision,
         flavor=trt.flavor,
         tensorrt_version=trt.version,

@@ -4,7 +4,7 @@ Read with `onnx` rather than through an ONNX Runtime session, since a file may b
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,28 @@ def read_onnx(path: Path) -> OnnxFile:
         output_name=result.name,
         has_open_batch=_signature(source)[1][0] is None,
     )
+
+
+def with_open_batch(file: OnnxFile) -> OnnxFile:
+    """The same model with a dynamic batch size; unchanged if its graph computes one image at a time.
+
+    `polypstream export` writes a batch of 1. The graph takes others if a batch of 2 at its input arrives at its output,
+    which a fixed shape in between would prevent.
+    """
+    import onnx
+
+    model = onnx.ModelProto.FromString(file.data)
+    graph = model.graph
+    (source,) = (value for value in graph.input if value.name == file.input_name)
+    sides = [value.type.tensor_type.shape.dim[0] for value in (source, graph.output[0])]
+    del graph.value_info[:]  # shapes of one image
+    sides[0].dim_value = 2
+    sides[1].Clear()
+    if _signature(onnx.shape_inference.infer_shapes(model).graph.output[0])[1][0] != 2:
+        return file
+    for side in sides:
+        side.dim_param = "n"
+    return replace(file, data=model.SerializeToString(), has_open_batch=True)
 
 
 def _checked(model: "onnx.ModelProto") -> tuple[ModelContract, "onnx.ValueInfoProto", "onnx.ValueInfoProto"]:

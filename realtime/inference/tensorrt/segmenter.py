@@ -161,8 +161,7 @@ class TensorRtSegmenter(ContractSize):
         if count > self.largest_batch:
             raise BackendError(
                 f"a batch of {count} is larger than the {self.largest_batch} this engine was built for; give fewer "
-                f"images, or build one with: polypstream build {self.engine.sidecar.onnx_name} --batch {count}, "
-                "from a model whose batch size is dynamic"
+                f"images, or build one with: polypstream build {self.engine.sidecar.onnx_name} --batch {count}"
             )
 
 

@@ -36,7 +36,14 @@ def build(
             show_default="this machine's GPU",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Largest batch, if the batch size of the model is variable.")] = 8,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Largest batch that the engine takes.",
+            show_default="1, or 8 if the model's batch size is dynamic",
+        ),
+    ] = None,
     workspace_mib: Annotated[
         int | None, typer.Option(min=1, help="GPU memory in MiB that one layer may use.", show_default="all of it")
     ] = None,
@@ -83,13 +90,11 @@ def _plain(engine: "EngineFile") -> dict[str, object]:
 
 def _table(engine: "EngineFile") -> Table:
     sidecar, key, contract = engine.sidecar, engine.sidecar.key, engine.sidecar.contract
-    shapes = f"uint8 {contract.color_order}, {key.width}x{key.height}"
-    if key.largest_batch > 1:
-        shapes += f", 1 to {key.largest_batch} per batch"
+    batches = f"1 to {key.largest_batch}" if key.largest_batch > 1 else "1"
     rows = {
         "model": f"{contract.name} {contract.version}",
         "precision": key.precision,
-        "input": shapes,
+        "input": f"uint8 {contract.color_order}, {key.width}x{key.height}, {batches} per batch",
         "built with": f"{'TensorRT-RTX' if key.flavor == 'rtx' else 'TensorRT'} {key.tensorrt_version}",
         "runs on": str(key.target),
         "size": f"{sidecar.engine_bytes / 1e6:.1f} MB, from {sidecar.onnx_bytes / 1e6:.1f} MB of ONNX",

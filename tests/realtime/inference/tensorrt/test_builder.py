@@ -1,5 +1,6 @@
 """The real TensorRT-RTX parses and builds without a GPU; errors name the node."""
 
+import hashlib
 import importlib
 import json
 import re
@@ -24,6 +25,7 @@ from polypstream.errors import (
     OutputError,
     ProviderMissingError,
 )
+from polypstream.models import default_model
 from polypstream.realtime.inference.tensorrt import adapter, builder
 from polypstream.realtime.inference.tensorrt.adapter import Log, Watch, load_tensorrt
 from polypstream.realtime.inference.tensorrt.builder import BuildConfig, build_engine, targets_of
@@ -122,6 +124,14 @@ def test_an_open_batch_gets_a_range_and_a_static_one_does_not(green: Path, tmp_p
     three = build_engine(green, folder=tmp_path, config=BuildConfig(targets=("sm89",), batch=3))
     assert three.sidecar.key.largest_batch == 3
     assert len({engine.path for engine in (static, opened, three)}) == 3
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_static_batch_is_opened_on_request_also_in_the_model_of_the_package(green: Path, tmp_path: Path) -> None:
+    for path in (green, default_model("tensorrt")):
+        engine = build_engine(path, folder=tmp_path, config=BuildConfig(targets=("sm89",), batch=4))
+        assert engine.sidecar.key.largest_batch == 4
+        assert engine.sidecar.key.onnx_sha256 == hashlib.sha256(path.read_bytes()).hexdigest(), "of the file as it is"
 
 
 @pytest.mark.usefixtures("rtx")

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from polypstream.errors import ModelError
-from polypstream.realtime.inference.tensorrt.onnx_file import read_onnx
+from polypstream.models import INT8, PLAIN, default_model, shipped_model
+from polypstream.realtime.inference.tensorrt.onnx_file import read_onnx, with_open_batch
 from tests.models import SIZE, contract, write_green_finder
 
 
@@ -34,6 +36,23 @@ def test_an_open_batch_is_seen(green: Path, batch: str | None) -> None:
             side.dim_param = batch
     onnx.save(model, green)
     assert read_onnx(green).has_open_batch
+
+
+def test_an_opened_batch_gives_each_image_the_answer_that_it_gets_alone(green: Path) -> None:
+    for path in (green, shipped_model(PLAIN), default_model("tensorrt")):
+        file = with_open_batch(read_onnx(path))
+        assert file.has_open_batch
+        run, run_batch = (onnxruntime.InferenceSession(data).run for data in (path.read_bytes(), file.data))
+        shape = (3, file.contract.height, file.contract.width, 3)
+        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        alone = [run(None, {file.input_name: image[None]})[0] for image in images]
+        np.testing.assert_allclose(run_batch(None, {file.input_name: images})[0], np.concatenate(alone), atol=1e-5)
+
+
+def test_a_graph_for_one_image_keeps_its_batch() -> None:
+    """The kernels of the 8-bit model for CPUs reshape one image."""
+    file = read_onnx(shipped_model(INT8))
+    assert with_open_batch(file) is file
 
 
 def test_weights_that_are_listed_as_inputs_are_none(green: Path) -> None:
