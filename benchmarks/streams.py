@@ -24,7 +24,7 @@ def measure(
     model: Path, clip: Path | None, *, backend: str, transport: str, streams: int, minutes: float
 ) -> dict[str, object]:
     """Run all streams at the same time; delays in milliseconds, over everything received after settling."""
-    segmenter = segmenter_from_onnx(model, backend=backend, threads=live_inference_threads())
+    segmenter = segmenter_from_onnx(model, backend=backend, threads=live_inference_threads(), batches=streams > 1)
     bare_ms = time_per_image_ms(segmenter)
     seconds = minutes * 60 + SETTLING_S
     results: dict[int, tuple[Arrivals, dict[str, int]]] = {}

@@ -23,6 +23,8 @@ INFERENCES = 2 * len(SCALES)
 class AveragedSegmenter(ContractSize):
     """A segmenter whose probability is the mean over `SCALES`, each with its mirror image: slower, more accurate.
 
+    It offers no batches (`BatchSegmenter`), also where its segmenter does.
+
     Args:
         segmenter: The segmenter that infers; entered and left with this one.
     """

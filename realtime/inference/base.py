@@ -1,13 +1,31 @@
 """Shared by all inference backends: input size, and validation of images and probability maps."""
 
 import re
-from typing import Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polypstream.arrays import Probability, Rgb
 from polypstream.contract import ModelContract
 from polypstream.errors import BackendError
+
+
+@runtime_checkable
+class BatchSegmenter(Protocol):
+    """Ability of some segmenters: several images in one inference, which is faster than one by one on a GPU."""
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest batch that one call accepts; 1 where batches have no advantage. May change between inferences."""
+        ...
+
+    def segment_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (n, height, width) of n uint8 RGB images (n, height, width, 3).
+
+        Raises `BackendError` if n is larger than `largest_batch`, or for any image whose values are no probabilities.
+        """
+        ...
 
 
 class ContractSize:

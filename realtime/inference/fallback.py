@@ -8,9 +8,12 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from polypstream.arrays import Probability, Rgb
 from polypstream.errors import BackendError, ModelError, PolypstreamError
-from polypstream.realtime.inference.base import ContractSize, checked_image, reason_of
+from polypstream.realtime.inference.base import BatchSegmenter, ContractSize, checked_image, reason_of
 from polypstream.threads import shares_of_cores, usable_cores
 
 if TYPE_CHECKING:
@@ -88,6 +91,20 @@ class FallbackSegmenter(ContractSize):
                 return self._current.segment(image)
             except Exception as error:  # noqa: BLE001 - a runtime fails with exceptions of any class
                 self._replace(error)
+
+    @property
+    def largest_batch(self) -> int:
+        """That of the backend in use; 1 if it takes no batches."""
+        return self._current.largest_batch if isinstance(self._current, BatchSegmenter) else 1
+
+    def segment_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (n, height, width) of n uint8 RGB images (n, height, width, 3).
+
+        Raises what the backend raises: only `segment` replaces it, since a batch may fail where single images do not.
+        """
+        if isinstance(self._current, BatchSegmenter):
+            return self._current.segment_batch(images)
+        return np.stack([self.segment(image) for image in images])
 
     def in_parallel(self) -> "Sequence[FallbackSegmenter]":
         """One segmenter per parallel segmenter of the backend; the same objects on each call."""

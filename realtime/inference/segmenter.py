@@ -101,10 +101,11 @@ def _openvino_bf16(path: Path, threads: int | None) -> Segmenter:
     return OpenVinoSegmenter(path, precision="bf16", threads=threads)
 
 
-def _tensorrt(path: Path, _: int | None) -> Segmenter:
+def _tensorrt(path: Path, _: int | None, *, batches: bool = False) -> Segmenter:
+    from polypstream.realtime.inference.tensorrt.builder import LARGEST_BATCH, BuildConfig
     from polypstream.realtime.inference.tensorrt.segmenter import TensorRtSegmenter
 
-    return TensorRtSegmenter(path)
+    return TensorRtSegmenter(path, config=BuildConfig(batch=LARGEST_BATCH) if batches else None)
 
 
 BACKENDS: Mapping[str, Opener] = {
@@ -131,6 +132,7 @@ def segmenter_from_onnx(
     accurate: bool = False,
     url: str | None = None,
     patience_s: float = PATIENCE_S,
+    batches: bool = False,
 ) -> Segmenter:
     """Open a model in an inference backend.
 
@@ -142,6 +144,8 @@ def segmenter_from_onnx(
         accurate: Average several views of each image, see `AveragedSegmenter`.
         url: Address of a model on a Triton server, see `TritonSegmenter`.
         patience_s: Time in seconds for which an inference is tried again while the server is away.
+        batches: Whether to build engines that take several images per inference, for a `SharedSegmenter`; only the
+            backend `tensorrt` builds engines.
 
     Raises:
         ModelError: The file is missing, damaged or has no contract.
@@ -156,10 +160,14 @@ def segmenter_from_onnx(
     if backend == TRITON:
         segmenter = _on_server(url, model, patience_s=patience_s)
     elif backend == AUTO:
-        segmenter = _fastest(_file_choice(model), threads, CANDIDATES)
+        segmenter = _fastest(_file_choice(model), threads, CANDIDATES, batches=batches)
     else:
-        segmenter = BACKENDS[backend](_file_choice(model)(backend), threads)
+        segmenter = _opener(backend, batches=batches)(_file_choice(model)(backend), threads)
     return AveragedSegmenter(segmenter) if accurate else segmenter
+
+
+def _opener(name: str, *, batches: bool) -> Opener:
+    return partial(_tensorrt, batches=True) if batches and name == "tensorrt" else BACKENDS[name]
 
 
 def _file_choice(model: Path | str | ModelChoice | None) -> ModelChoice:
@@ -178,8 +186,9 @@ def _on_server(url: str | None, model: Path | str | ModelChoice | None, *, patie
     return TritonSegmenter(url, patience_s=patience_s)
 
 
-def _fastest(file_for: ModelChoice, threads: int | None, names: Sequence[str]) -> Segmenter:
-    opened, problems = _opened(file_for, threads, names)
+def _fastest(file_for: ModelChoice, threads: int | None, names: Sequence[str], *, batches: bool) -> Segmenter:
+    openers = {name: _opener(name, batches=batches) for name in names}
+    opened, problems = _opened(file_for, threads, openers)
     notices, times = Notices(lines=[]), dict[str, float]()
     for name, segmenter in opened.items() if len(opened) > 1 else ():
         try:
@@ -199,18 +208,18 @@ def _fastest(file_for: ModelChoice, threads: int | None, names: Sequence[str]) -
     if len(times) > 1:
         measured = ", ".join(f"{name} {times[name]:.0f} ms" for name in ranking)
         notices.add(f"backend {ranking[0]}, the fastest here: {measured} per image")
-    rest = [Candidate(name=name, open=partial(BACKENDS[name], file_for(name))) for name in ranking[1:]]
+    rest = [Candidate(name=name, open=partial(openers[name], file_for(name))) for name in ranking[1:]]
     return FallbackSegmenter(opened[ranking[0]], rest, notices=notices, threads=threads)
 
 
 def _opened(
-    file_for: ModelChoice, threads: int | None, names: Sequence[str]
+    file_for: ModelChoice, threads: int | None, openers: Mapping[str, Opener]
 ) -> tuple[dict[str, Segmenter], dict[str, Exception]]:
     """Open the model in each backend; returns those that work, and notices about installed ones that do not."""
     opened, problems = dict[str, Segmenter](), dict[str, Exception]()
-    for name in names:
+    for name, opener in openers.items():
         try:
-            opened[name] = BACKENDS[name](file_for(name), threads)
+            opened[name] = opener(file_for(name), threads)
         except (MissingExtraError, ProviderMissingError):
             continue
         except Exception as error:  # noqa: BLE001 - a runtime fails with exceptions of any class

@@ -1,24 +1,35 @@
 """Shared segmenter: one model for several streams, which take turns fairly.
 
 The model runs in a thread of its own, which owns the GPU context. The stream with the fewest inferences so far is next;
-one that paused does not catch up on what it missed.
+one that paused does not catch up on what it missed. If the model takes batches, as many streams as fit into one have
+their turn at the same time, and their images are inferred together.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Condition
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from polypstream.arrays import Probability, Rgb
 from polypstream.contract import ModelContract
 from polypstream.errors import BackendError
+from polypstream.realtime.inference.base import BatchSegmenter
 from polypstream.realtime.inference.segmenter import Segmenter
-from polypstream.threads import INFERENCE_NICENESS, Handover, HandoverClosed, Stages, lower_thread_priority
+from polypstream.threads import INFERENCE_NICENESS, Handover, Stages, lower_thread_priority
+
+LONGEST_WAIT_S = 0.002
+"""Longest time in seconds for which an image waits for those of other streams that have a turn at the same time."""
 
 
 class SharedSegmenter:
     """Runs a segmenter in its own thread for several streams. Use as a context manager.
+
+    Turns are given while the model is idle, so that each stream can choose its newest image: up to `largest_batch` at
+    the same time with a `BatchSegmenter`, otherwise one. The model begins when every stream that has a turn has handed
+    over its image, or `LONGEST_WAIT_S` after the first of them; it never waits for streams without a turn.
 
     Args:
         segmenter: The model; its thread enters and leaves it.
@@ -28,10 +39,11 @@ class SharedSegmenter:
         self.segmenter = segmenter
         self._changed = Condition()
         self._waiting: list[Lane] = []
-        self._holder: Lane | None = None
+        self._holders: set[Lane] = set()
+        self._images: dict[Lane, Rgb] = {}
         self._newest_turn = 0
-        self._images: Handover[tuple[Lane, Rgb]] = Handover(capacity=1)
-        self._stages = Stages(cancel=self._images.cancel)
+        self._is_busy = self._is_closed = False
+        self._stages = Stages(cancel=self._close)
 
     def lane(self) -> "Lane":
         """A segmenter for one more stream; valid while this context is open."""
@@ -42,23 +54,22 @@ class SharedSegmenter:
         with self._changed:
             lane.turns = max(lane.turns, self._newest_turn - 1)
             self._waiting.append(lane)
-            self._changed.wait_for(lambda: self._holder is None and self._next() is lane)
-            self._waiting.remove(lane)
-            self._holder, self._newest_turn = lane, lane.turns
-            lane.turns += 1
+            self._give_turns()
+            self._changed.wait_for(lambda: lane in self._holders)
 
-    def release(self) -> None:
-        """End the turn."""
+    def release(self, lane: "Lane") -> None:
+        """End a stream's turn."""
         with self._changed:
-            self._holder = None
-            self._changed.notify_all()
+            self._holders.remove(lane)
+            self._give_turns()
 
     def segment(self, lane: "Lane", rgb: Rgb) -> None:
-        """Hand over an image; the answer comes to the lane."""
-        try:
-            self._images.put((lane, rgb))
-        except HandoverClosed:
-            raise BackendError("the model that the streams share has ended") from None
+        """Hand over the image of a stream that has a turn; the answer comes to the lane."""
+        with self._changed:
+            if self._is_closed:
+                raise BackendError("the model that the streams share has ended")
+            self._images[lane] = rgb
+            self._changed.notify_all()
 
     def __enter__(self) -> Self:
         self._stages.start("shared-inference", self._run)
@@ -67,24 +78,68 @@ class SharedSegmenter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._images.close()
+        self._close()
         self._stages.join()
 
-    def _next(self) -> "Lane":
-        return min(self._waiting, key=lambda lane: lane.turns)
+    def _close(self) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _give_turns(self) -> None:
+        """Give turns to the waiting streams that had the fewest, while the model is idle and takes more images."""
+        while self._waiting and not self._is_busy and len(self._holders) < self._largest_batch():
+            lane = min(self._waiting, key=lambda lane: lane.turns)
+            self._waiting.remove(lane)
+            self._holders.add(lane)
+            self._newest_turn = lane.turns
+            lane.turns += 1
+        self._changed.notify_all()
+
+    def _largest_batch(self) -> int:
+        return self.segmenter.largest_batch if isinstance(self.segmenter, BatchSegmenter) else 1
 
     def _run(self) -> None:
         lower_thread_priority(INFERENCE_NICENESS)
         try:
             with self.segmenter:
-                for lane, rgb in self._images:
-                    try:
-                        lane.answers.put(self.segmenter.segment(rgb))
-                    except Exception as error:  # noqa: BLE001 - raised again in the stream that asked
-                        lane.answers.put(error)
+                for images in self._batches():
+                    self._answer(images, self._inferred(list(images.values())))
         except Exception as error:  # noqa: BLE001 - the model cannot be entered: every stream reports it
-            for lane, _ in self._images:
-                lane.answers.put(error)
+            for images in self._batches():
+                self._answer(images, [error] * len(images))
+
+    def _batches(self) -> Iterator[dict["Lane", Rgb]]:
+        """Yield the images to infer together, until the context is left and none waits."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closed or bool(self._images))
+                if not self._images:
+                    return
+                self._changed.wait_for(lambda: self._images.keys() == self._holders, LONGEST_WAIT_S)
+                images, self._images = self._images, {}
+                self._is_busy = True
+            yield images
+
+    def _answer(self, images: dict["Lane", Rgb], answers: Sequence[Probability | Exception]) -> None:
+        with self._changed:
+            self._is_busy = False
+            self._give_turns()
+        for lane, answer in zip(images, answers, strict=True):
+            lane.answers.put(answer)
+
+    def _inferred(self, images: list[Rgb]) -> list[Probability | Exception]:
+        """Probability of each image, or its error: those of a batch that fails are inferred one by one."""
+        if isinstance(self.segmenter, BatchSegmenter) and len(images) > 1:
+            with suppress(Exception):
+                return list(self.segmenter.segment_batch(np.stack(images)))
+        return [self._inferred_alone(image) for image in images]
+
+    def _inferred_alone(self, rgb: Rgb) -> Probability | Exception:
+        try:
+            return self.segmenter.segment(rgb)
+        except Exception as error:  # noqa: BLE001 - raised again in the stream that asked
+            return error
 
 
 class Lane:
@@ -107,7 +162,7 @@ class Lane:
             yield
         finally:
             self._has_turn = False
-            self._shared.release()
+            self._shared.release(self)
 
     def segment(self, rgb: Rgb) -> Probability:
         """Probability (height, width) of a uint8 RGB image (height, width, 3); see `Segmenter.segment`."""

@@ -128,7 +128,8 @@ class AdaptiveSegmenter(ContractSize):
     """A network whose number of threads follows the delays of the session.
 
     The first segmenter stays open: it takes over again when fewer threads are wanted, or when one with more threads
-    fails, since it may have other backends to fall back to.
+    fails, since it may have other backends to fall back to. It offers no batches (`BatchSegmenter`): it serves a single
+    stream, and backends that run on CPU threads have none.
 
     Args:
         segmenter: The network with the number of threads that `control` starts with.

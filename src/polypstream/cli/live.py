@@ -232,7 +232,9 @@ def live(
     _check_several(
         len(feeds), view=view if page is None else "page", push=(*(push or ()), *(() if ndi is None else (ndi,)))
     )
-    segmenter = open_segmenter(model, backend, url=url, is_live=True, threads=live_inference_threads())
+    segmenter = open_segmenter(
+        model, backend, url=url, is_live=True, threads=live_inference_threads(), batches=len(feeds) > 1
+    )
     if len(feeds) == 1:
         segmenter = within_deadline(segmenter, model, deadline_ms=deadline_ms, on_notice=say)
     contract = segmenter.contract

@@ -165,15 +165,23 @@ def open_segmenter(
     threads: int | None = None,
     accurate: bool = False,
     is_live: bool = False,
+    batches: bool = False,
 ) -> "Segmenter":
     """Open a model, None for the one in the package; raises `BackendError` if a named backend does not work here.
 
-    With `is_live`, the outage of a server is an error at once: it is displayed, and the next frame tries again.
+    With `is_live`, the outage of a server is an error at once: it is displayed, and the next frame tries again. With
+    `batches`, engines are built for several images per inference.
     """
     from polypstream.realtime.inference.segmenter import PATIENCE_S, segmenter_from_onnx
 
     segmenter = segmenter_from_onnx(
-        path, backend=backend, threads=threads, accurate=accurate, url=url, patience_s=0 if is_live else PATIENCE_S
+        path,
+        backend=backend,
+        threads=threads,
+        accurate=accurate,
+        url=url,
+        patience_s=0 if is_live else PATIENCE_S,
+        batches=batches,
     )
     console = Console(stderr=True)
     for notice in segmenter.notices:

@@ -6,6 +6,7 @@ from time import sleep
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from polypstream.arrays import Probability, Rgb
 from polypstream.errors import BackendError
@@ -17,7 +18,7 @@ BLACK: Rgb = np.zeros((SIZE, SIZE, 3), np.uint8)
 
 
 class Model:
-    """Answers with the mean of the image; fails for a white one."""
+    """Takes single images. Answers with the mean of the image; fails for a white one."""
 
     contract = contract(height=SIZE, width=SIZE)
     height = width = SIZE
@@ -47,6 +48,18 @@ class Model:
         return (self,)
 
 
+class BatchModel(Model):
+    """The same with batches, of which one white image fails the whole."""
+
+    def __init__(self, largest_batch: int) -> None:
+        super().__init__()
+        self.largest_batch = largest_batch
+
+    def segment_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert 1 < len(images) <= self.largest_batch
+        return np.stack([self.segment(image) for image in images])
+
+
 def run(lane: Lane, stop: threading.Event, counts: list[int], index: int, pause_s: float) -> None:
     while not stop.wait(pause_s):
         with lane.turn():
@@ -54,11 +67,11 @@ def run(lane: Lane, stop: threading.Event, counts: list[int], index: int, pause_
         counts[index] += 1
 
 
-def test_streams_that_always_want_the_model_get_equal_shares() -> None:
-    model = Model()
+@pytest.mark.parametrize(("model", "times"), [(Model(), 1), (BatchModel(2), 1), (BatchModel(3), 2)])
+def test_streams_that_always_want_the_model_get_equal_shares(model: Model, times: int) -> None:
     with SharedSegmenter(model) as shared:
-        stop, counts = threading.Event(), [0] * 4
-        pauses = (0, 0, 0.0005, 0.001)  # what a stream does between two inferences takes time too
+        pauses = (0, 0, 0.0005, 0.001) * times  # what a stream does between two inferences takes time too
+        stop, counts = threading.Event(), [0] * len(pauses)
         threads = [
             threading.Thread(target=run, args=(shared.lane(), stop, counts, index, pause))
             for index, pause in enumerate(pauses)

@@ -10,14 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 from polypstream.errors import BackendError, ConfigError, ModelError
-from polypstream.realtime.inference.segmenter import Segmenter
+from polypstream.realtime.inference import shared as shared_module
+from polypstream.realtime.inference.segmenter import Segmenter, segmenter_from_onnx
+from polypstream.realtime.inference.shared import Lane, SharedSegmenter
 from polypstream.realtime.inference.tensorrt import segmenter as segmenter_module
 from polypstream.realtime.inference.tensorrt.adapter import TensorRt
-from polypstream.realtime.inference.tensorrt.builder import BuildConfig
+from polypstream.realtime.inference.tensorrt.builder import LARGEST_BATCH, BuildConfig, plan_build
+from polypstream.realtime.inference.tensorrt.cache import default_folder
 from polypstream.realtime.inference.tensorrt.device_frame import DeviceFrame
+from polypstream.realtime.inference.tensorrt.engine_file import write_engine_file
 from polypstream.realtime.inference.tensorrt.segmenter import TensorRtSegmenter
 from tests.models import SIZE
 from tests.realtime.inference.tensorrt.fakes import (
+    ENGINE,
     ILLEGAL_ADDRESS,
     OUT_OF_MEMORY,
     FakeCuda,
@@ -68,6 +73,39 @@ def test_another_batch_drops_the_graph_and_warms_up_again(
             assert same(segmenter.segment_batch(batch), batch)
             assert segmenter.uses_graph == graph
     assert not fake_cuda.live
+
+
+def test_two_streams_share_an_engine_built_for_batches(
+    fake_cuda: FakeCuda,
+    fake_trt: TensorRt,
+    green: Path,
+    pictures: Pictures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `live` opens it for several sources; the engine is in the cache, since the stand-in builds none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(shared_module, "LONGEST_WAIT_S", 60)
+    plan = plan_build(green, BuildConfig(batch=LARGEST_BATCH))
+    engine = write_fake_engine(tmp_path, onnx_sha256=plan.onnx.sha256, largest=LARGEST_BATCH)
+    assert engine.sidecar.key == plan.key
+    write_engine_file(plan.path(default_folder()), ENGINE, engine.sidecar, reason="for a test")
+    both_have_turns, answers = threading.Barrier(2), {}
+
+    def stream(number: int, lane: Lane, picture: NDArray[np.uint8]) -> None:
+        with lane.turn():
+            both_have_turns.wait(60)
+            answers[number] = lane.segment(picture)
+
+    batch = pictures(2)
+    with SharedSegmenter(segmenter_from_onnx(green, backend="tensorrt", batches=True)) as shared:
+        threads = [threading.Thread(target=stream, args=(each, shared.lane(), batch[each])) for each in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert same(np.stack([answers[0], answers[1]]), batch)
+    assert fake_cuda.calls.count("copy_to") == 2, "one inference: to the GPU and back"
 
 
 def test_without_a_graph_the_answers_are_the_same(tmp_path: Path, fake_trt: TensorRt, pictures: Pictures) -> None:
