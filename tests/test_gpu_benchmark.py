@@ -47,7 +47,7 @@ def test_a_dry_run_killed_half_way_continues_and_keeps_out_of_the_results(tmp_pa
     measured = {name for name, result in report["parts"].items() if "skipped" not in result}
     assert measured == {
         *("copies", "matrix", "cost/tiny", "engine/tiny", "steps/tiny/96p", "steps/tiny/180p"),
-        *(f"bare/tiny/{count}" for count in (1, 2)),
+        *(f"{kind}/tiny/{count}" for kind in ("bare", "shared") for count in (1, 2)),
         *(f"streams/tiny/{size}/{count}" for size in ("96p", "180p") for count in (1, 2)),
     }
     for figures in report["parts"]["steps/tiny/180p"].values():
@@ -137,7 +137,7 @@ def test_parts_cover_720p_and_1080p_and_16_streams(tmp_path: Path) -> None:
     for network in ("shipped", "exact ResUNet++"):
         for size in ("720p", "1080p"):
             assert {f"streams/{network}/{size}/{count}" for count in (1, 2, 4, 8, 16)} <= set(names)
-    budget = sum(FULL.streams_s for name in names if name.startswith(("streams", "bare")))
+    budget = sum(FULL.streams_s for name in names if name.startswith(("streams", "bare", "shared")))
     budget += sum(FULL.step_s * 5 for name in names if name.startswith(("steps", "engine")))
     assert budget < 5 * 60, "three minutes remain for building engines and opening streams"
 
@@ -166,6 +166,7 @@ def test_tables_relate_streams_to_the_network_alone_and_networks_to_their_floors
                 "engine/net": {"with_graph": spread, "without_graph": spread, "from_host": spread},
                 "steps/net/720p": {"decode": spread, "encode": {"skipped": "no NVENC"}},
                 "bare/net/4": {"fps": 2000.0},
+                "shared/net/4": {"fps": 3000.0, "latency": spread, "largest_by_smallest_share": 1.25},
                 "streams/net/1080p/4": {"fps": 1800.0, "latency": spread},
                 "drift/int8": {"skipped": "no --data"},
             }
@@ -173,6 +174,7 @@ def test_tables_relate_streams_to_the_network_alone_and_networks_to_their_floors
     )
     assert "| net | 10 | 0.1 | 0.1 | 1 | 1 | 1 | 1 |" in text
     assert "| net, 1080p | 4 | 1800 | 0.9 | 1 | 2 | 3 |" in text
+    assert "| net | 4 | 3000 | 1.25 | 1 | 2 | 3 |" in text
     assert "- drift/int8: no --data" in text
     assert "- steps/net/720p/encode: no NVENC" in text
     assert "Dry run" not in text

@@ -1,4 +1,4 @@
-"""GPU benchmark: limits of the card, each step, CUDA graph, and 1 to 16 whole streams at 720p and 1080p.
+"""GPU benchmark: limits of the card, each step, CUDA graph, and 1 to 16 streams: whole ones, and a shared network.
 
 Run with `python -m benchmarks.gpu` on a machine with an NVIDIA GPU and the extras `tensorrt` or `rtx`, and `export`;
 `--data FOLDER` adds the change of Dice by precision (layout: `CONTRIBUTING.md`). Each part is stored at once: run the

@@ -17,6 +17,7 @@ from polypstream.realtime import native
 from polypstream.realtime.cuda import Device, core, find_device, imported, reported, select
 from polypstream.realtime.inference.segmenter import Segmenter
 from polypstream.realtime.inference.tensorrt.adapter import load_tensorrt
+from polypstream.realtime.inference.tensorrt.builder import LARGEST_BATCH, BuildConfig
 from polypstream.realtime.inference.tensorrt.segmenter import TensorRtSegmenter
 from polypstream.realtime.outlines.drawing import CASING_RGB, marker_band
 from polypstream.realtime.video.color import color_values
@@ -111,9 +112,10 @@ class CudaPlatform:
         """A stream with its own decoder, execution context, CUDA stream and CUDA graph."""
         return CudaLane(model, clip, engines=self._engines, graph=graph)
 
-    def segmenter(self, model: Path) -> Segmenter:
+    def segmenter(self, model: Path, *, batches: bool = False) -> Segmenter:
         """In TensorRT."""
-        return TensorRtSegmenter(model, folder=self._engines)
+        config = BuildConfig(batch=LARGEST_BATCH) if batches else None
+        return TensorRtSegmenter(model, folder=self._engines, config=config)
 
 
 class _NetworkInput:

@@ -78,8 +78,8 @@ class Platform(Protocol):
         """A stream that is still to be entered."""
         ...
 
-    def segmenter(self, model: Path) -> Segmenter:
-        """A network alone, for its accuracy."""
+    def segmenter(self, model: Path, *, batches: bool = False) -> Segmenter:
+        """A network alone; with `batches`, one that several streams share."""
         ...
 
 
@@ -143,8 +143,8 @@ class CpuPlatform:
         """A stream in one thread; there are no graphs."""
         return CpuLane(model, clip)
 
-    def segmenter(self, model: Path) -> Segmenter:
-        """In ONNX Runtime."""
+    def segmenter(self, model: Path, *, batches: bool = False) -> Segmenter:
+        """In ONNX Runtime, without batches."""
         return OnnxRuntimeSegmenter(model)
 
 

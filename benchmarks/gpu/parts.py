@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.gpu.lanes import Lane, Platform
 from benchmarks.gpu.networks import EXACT, SHIPPED, cost, network_file
 from benchmarks.gpu.plugin import plugin_times
@@ -12,6 +14,7 @@ from benchmarks.gpu.progress import Result, Unavailable
 from benchmarks.gpu.timing import run_streams, samples_of, spread_ms
 from polypstream.arrays import Size
 from polypstream.models import INT8, PLAIN, default_model, shipped_model
+from polypstream.realtime.inference.shared import SharedSegmenter
 from polypstream.synthetic import SyntheticClip, write_clip
 
 Part = tuple[str, Callable[[], Result]]
@@ -109,6 +112,7 @@ def parts(bench: Bench) -> Iterator[Part]:
     for name in bench.names:
         for count in amounts.streams:
             yield f"bare/{name}/{count}", partial(_bare, bench, name, count)
+            yield f"shared/{name}/{count}", partial(_shared, bench, name, count)
             for size in amounts.sizes:
                 yield f"streams/{name}/{size}/{count}", partial(_streams, bench, name, size, count)
     for name in bench.names:
@@ -163,6 +167,14 @@ def _bare(bench: Bench, name: str, count: int) -> Result:
     bench.clip(size)
     open_lane = partial(bench.lane, name, size)
     return run_streams(open_lane, lambda lane: lane.infer(), count=count, seconds=bench.amounts.streams_s)
+
+
+def _shared(bench: Bench, name: str, count: int) -> Result:
+    """Run a single network, from host memory, that as many streams share as `live` does: in batches, where it can."""
+    segmenter = bench.platform.segmenter(bench.file(name), batches=True)
+    image = np.zeros((segmenter.height, segmenter.width, 3), np.uint8)
+    with SharedSegmenter(segmenter) as shared:
+        return run_streams(shared.lane, lambda lane: lane.segment(image), count=count, seconds=bench.amounts.streams_s)
 
 
 def _streams(bench: Bench, name: str, size: str, count: int) -> Result:

@@ -8,13 +8,21 @@ _PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
 
 
 def gpu_tables(report: Mapping[str, Any]) -> str:
-    """Format a report: limits of the device, the networks against them, each step, whole streams, drift."""
+    """Format a report: limits of the device, the networks against them, steps, streams, a shared network, drift."""
     parts: Mapping[str, Any] = report["parts"]
     device = report["conditions"]
     title = f"{device['device']}, {device.get('tensorrt', 'without TensorRT')}, commit {report['commit']}"
     if report["dry_run"]:
         title = f"**Dry run, no figures of a GPU.** {title}"
-    tables = (_limits(parts), _networks(parts), _steps(parts), _streams(parts), _drift(parts), _skipped(parts))
+    tables = (
+        _limits(parts),
+        _networks(parts),
+        _steps(parts),
+        _streams(parts),
+        _shared(parts),
+        _drift(parts),
+        _skipped(parts),
+    )
     return "\n\n".join([f"{title}.", *(table for table in tables if table)])
 
 
@@ -80,6 +88,18 @@ def _streams(parts: Mapping[str, Any]) -> str:
             rows.append((f"{name}, {size}", count, f"{result['fps']:.0f}", share, *latency))
     head = ("decode to marked frame", "streams", "fps of all", "of the network alone", "p50, ms", "p95, ms", "p99, ms")
     return _table(head, rows) if rows else ""
+
+
+def _shared(parts: Mapping[str, Any]) -> str:
+    rows = []
+    for key, result in parts.items():
+        kind, *where = key.split("/")
+        if kind == "shared" and "skipped" not in result:
+            latency = (_number(result["latency"][each]) for each in _PERCENTILES)
+            share = _number(result["largest_by_smallest_share"])
+            rows.append((where[0], where[1], f"{result['fps']:.0f}", share, *latency))
+    head = ("one network, shared in batches", "streams", "fps of all", "largest by smallest share")
+    return _table((*head, "p50, ms", "p95, ms", "p99, ms"), rows) if rows else ""
 
 
 def _drift(parts: Mapping[str, Any]) -> str:

@@ -2,18 +2,17 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import Barrier
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 import numpy as np
 
 from benchmarks.gpu.progress import Result
 
-if TYPE_CHECKING:
-    from benchmarks.gpu.lanes import Lane
-
+OpenLane = TypeVar("OpenLane", bound=AbstractContextManager[Any])
 FEWEST_SAMPLES = 5
 WARM_UP = 3
 """Untimed calls before timing; the CUDA graph is captured in the second."""
@@ -60,7 +59,7 @@ class StreamTimes:
 
 
 def run_streams(
-    open_lane: Callable[[], "Lane"], step: Callable[["Lane"], object], *, count: int, seconds: float
+    open_lane: Callable[[], OpenLane], step: Callable[[OpenLane], object], *, count: int, seconds: float
 ) -> Result:
     """Run streams at the same time, each in a thread with a lane of its own, and count the frames of all.
 
