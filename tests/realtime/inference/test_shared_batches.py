@@ -220,6 +220,20 @@ def test_error_of_the_model_reaches_every_stream_of_a_batch() -> None:
     assert [str(error) for error in together(model, 2, inferences=3)] == ["cannot infer [1]", "cannot infer [2]"]
 
 
+def test_an_image_waits_for_a_stream_that_has_its_turn() -> None:
+    model = Model(2)
+    with streams_of(model, 2) as streams:
+        first, second = streams.lanes
+        with first.turn(), second.turn():
+            thread = Thread(target=first.segment, args=(picture(0, 0),))
+            thread.start()
+            until(lambda: bool(streams.shared._images or model.batches))
+            sleep(0.05)  # time to begin without the second
+            second.segment(picture(1, 0))
+            thread.join()
+    assert model.batches == [[0, 1]]
+
+
 def test_stream_that_pauses_or_fails_in_its_turn_does_not_block_the_others() -> None:
     model = Model(2)
     with SharedSegmenter(model) as shared:

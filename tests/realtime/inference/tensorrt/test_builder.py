@@ -30,6 +30,8 @@ from polypstream.realtime.inference.tensorrt import adapter, builder
 from polypstream.realtime.inference.tensorrt.adapter import Log, Watch, load_tensorrt
 from polypstream.realtime.inference.tensorrt.builder import BuildConfig, build_engine, targets_of
 from polypstream.realtime.inference.tensorrt.engine_file import read_engine_file, sidecar_path
+from polypstream.realtime.inference.tensorrt.onnx_file import read_onnx
+from polypstream.realtime.inference.tensorrt.onnx_file import with_open_batch as with_batch_opened
 from polypstream.realtime.inference.tensorrt.progress import BuildProgress
 from tests.models import contract, write_green_finder
 
@@ -387,6 +389,7 @@ def test_the_network_builds_in_every_precision(
         )
         built[precision] = build_engine(report.output, folder=tmp_path, config=AHEAD).sidecar
         assert built[precision].contract.precision == built[precision].key.precision == precision
+        assert with_batch_opened(read_onnx(report.output)).has_open_batch
     weights_bytes = 4 * network.count_params()
     assert 0.9 * weights_bytes < built["fp32"].engine_bytes < 2.5 * weights_bytes
     assert built["fp16"].engine_bytes < 0.65 * built["fp32"].engine_bytes
