@@ -1,4 +1,4 @@
-"""Every state of the pages at the width of a wall screen, a laptop, a tablet and a phone.
+"""Every state of the pages at the size of a wall screen, a laptop, a tablet, and a phone in both orientations.
 
 None has a serious accessibility problem, is wider than the screen, or has controls outside of it.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
 
 pytestmark = [pytest.mark.slow, pytest.mark.realtime]
-SIZES = ((1920, 1080), (1280, 800), (820, 1180), (390, 844))
+SIZES = ((1920, 1080), (1280, 800), (820, 1180), (390, 844), (844, 390))
 _OUTSIDE = """() => [...document.querySelectorAll('button, a, input, select, h1, [role=status], [role=alert]')]
   .filter((each) => each.checkVisibility({ visibilityProperty: true }) && each.textContent.trim())
   .filter((each) => !each.closest('#strip, dialog, [id=streams], main.report, .scroll, .spoken'))
@@ -56,7 +56,10 @@ _LABELS = """() => { const spans = [...document.querySelectorAll('nav button spa
 _COVERED = """() => ['word', 'chip'].filter((id) => { const each = document.getElementById(id);
   if (!each || !document.getElementById('settings').open) return false;
   const one = each.getBoundingClientRect(), other = document.getElementById('settings').getBoundingClientRect();
-  return one.top < other.bottom && one.right > other.left; })"""
+  return one.top < other.bottom && other.top < one.bottom && one.left < other.right && other.left < one.right; })"""
+_NULLS = """() => [...document.querySelectorAll('dd, b')]
+  .filter((each) => each.checkVisibility() && ['null', 'undefined', 'NaN'].includes(each.textContent.trim()))
+  .map((each) => each.id)"""
 _CUT_OFF = """() => ['saving-problem', 'reason'].filter((id) => { const each = document.getElementById(id);
   return each && each.scrollHeight > each.clientHeight + 2; })"""
 
@@ -72,6 +75,7 @@ def check(tab: "Tab", state: str) -> None:
         problems += [f"outside of the screen: {name}" for name in tab.evaluate(_OUTSIDE)]
         problems += ["labels overlap"] if tab.evaluate(_LABELS) else []
         problems += [f"covered by the settings: {name}" for name in tab.evaluate(_COVERED)]
+        problems += [f"without a value: {name}" for name in tab.evaluate(_NULLS)]
         problems += [f"cut off: {name}" for name in tab.evaluate(_CUT_OFF)]
         found += [f"{state} at {width}: {problem}" for problem in problems]
     assert found == []
