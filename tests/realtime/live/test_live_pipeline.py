@@ -67,6 +67,7 @@ def test_every_frame_is_shown_once_in_order_and_carries_its_markers() -> None:
     assert marker.opacity > 0.5
 
 
+@pytest.mark.realtime  # the light depends on the time since the last inference
 def test_reordered_frames_are_inferred_too() -> None:
     class Reordered(ScriptedSource):
         def __iter__(self) -> Iterator[Frame]:
