@@ -21,6 +21,7 @@ from polypstream.realtime.live.events import Event, EventKind
 from polypstream.realtime.live.recording.event_log import EventLog
 from polypstream.realtime.live.recording.feed import FeedRecorder
 from polypstream.realtime.live.recording.overlay import OverlayConfig, OverlayRecorder
+from polypstream.realtime.live.recording.segment import Segment
 from polypstream.realtime.outlines.drawing import MarkerStyle, marker_coverage
 from polypstream.realtime.video.encoding import Encoding
 from tests.clips import make_clip, plane_bytes, read_packets, read_video, times_of
@@ -198,13 +199,29 @@ def test_packets_that_a_slow_disk_leaves_no_time_for_are_dropped_up_to_the_next_
 ) -> None:
     monkeypatch.setattr("polypstream.realtime.live.recording.feed._WAITING", 4)
     clip = make_clip(tmp_path / "clip.mp4", frames=200, options={"g": "5", "keyint_min": "5", "bf": "0"})
-    with FeedRecorder(tmp_path / "feed.mkv", on_stopped=NO_ONE) as recorder:
-        send(recorder, clip)
-    assert recorder.dropped > 0
+    calls, goes_on, plain = [0], threading.Event(), Segment.mux
+
+    def mux(segment: Segment, packet: "av.Packet[Any]") -> None:
+        calls[0] += 1
+        if calls[0] == 20:
+            assert goes_on.wait(60)
+        plain(segment, packet)
+
+    monkeypatch.setattr(Segment, "mux", mux)
+    with FeedRecorder(tmp_path / "feed.mkv", on_stopped=NO_ONE) as recorder, av.open(str(clip)) as container:
+        for number, packet in enumerate(container.demux(video=0)):
+            recorder.packet(packet)
+            if number == 102:  # the last key frame before is 100
+                goes_on.set()
+                until = monotonic() + 60
+                while calls[0] < 22 and monotonic() < until:
+                    sleep(0.01)
+    assert recorder.dropped > 70
     everything = [picture.planes for picture in read_video(clip)]
     kept = [everything.index(picture.planes) for picture in read_video(tmp_path / "feed.mkv")]
     assert kept == sorted(kept)
     assert all(here == before + 1 or here % 5 == 0 for before, here in pairwise(kept))
+    assert 100 in kept
 
 
 PROGRAM = """
