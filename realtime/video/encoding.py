@@ -13,6 +13,7 @@ import av
 from av.codec.codec import Codec, UnknownCodecError
 from av.codec.context import Flags, ThreadType
 from av.codec.hwaccel import HWAccel
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from polypstream.errors import ConfigError
@@ -23,7 +24,6 @@ from polypstream.threads import ordinary_scheduling
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
-from av.video.reformatter import Interpolation, VideoReformatter
 
 Options = dict[str, str]
 
