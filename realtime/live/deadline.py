@@ -20,7 +20,8 @@ from polypstream.threads import live_inference_threads, usable_cores
 MARKER_DEADLINE_MS, VIDEO_DEADLINE_MS = 120.0, 5.75
 """Delays that 99% of the frames should keep: from capture to the display of markers, and from decoding to display."""
 SETTLE_S = 6.0
-"""Seconds without another change after each change: longer than the window over which delays are measured."""
+"""Seconds without another change after each change, and for which markers must be late before one: longer than the
+window over which delays are measured, so that a single disturbance changes nothing."""
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 600.0, 4800.0
 """Time for which no more threads are tried after they delayed the frames; doubles each time. A trial delays some
 frames for `SETTLE_S`, so that it must stay below 1% of the time."""
@@ -47,6 +48,7 @@ class ThreadControl:
         self.deadline_ms = deadline_ms
         self._least, self._most, self._threads = threads, max(threads, most), threads
         self._settled_s = float("-inf")
+        self._late_since_s: float | None = None
         self._retry_s, self._pause_s = float("-inf"), SHORTEST_PAUSE_S
         self._is_late = False
 
@@ -77,12 +79,15 @@ class ThreadControl:
             return False
         before = self._threads
         misses = marker is not None and marker.p99_ms > self.deadline_ms
+        self._late_since_s = (at_s if self._late_since_s is None else self._late_since_s) if misses else None
+        lasts = self._late_since_s is not None and at_s - self._late_since_s >= SETTLE_S
+        may_rise = before < self._most and at_s >= self._retry_s
         if before > self._least and video is not None and video.p99_ms > VIDEO_DEADLINE_MS:
             self._threads -= 1
             self._retry_s, self._pause_s = at_s + self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
-        elif misses and before < self._most and at_s >= self._retry_s:
+        elif lasts and may_rise:
             self._threads += 1
-        if misses and self._threads <= before:
+        if misses and not may_rise and self._threads <= before:
             self._is_late = True
         elif marker is not None and marker.p99_ms <= IN_TIME * self.deadline_ms:
             self._is_late = False

@@ -38,7 +38,7 @@ class LiveFeed:
 
     @property
     def frames_dropped(self) -> int:
-        """Number of frames dropped because the caller was busy."""
+        """Number of frames dropped because the caller was busy, or because they were decoded too late."""
         return self._pipeline.dropped
 
     def set_operating_point(self, name: str | None = None, *, threshold: float | None = None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 
 from polypstream.arrays import Size
@@ -21,7 +21,7 @@ from polypstream.realtime.live.motion import Scene, scene_of
 from polypstream.realtime.live.prediction import CutCounter, MarkerPredictor, Thumbnail, thumbnail_of
 from polypstream.realtime.live.sources.decoder import Integrity, integrity_of
 from polypstream.realtime.live.sources.source import ConnectionStatus, FrameSource
-from polypstream.realtime.live.tracker import Tracker
+from polypstream.realtime.live.tracker import Tracker, View
 from polypstream.realtime.outlines.content_area import ModelInput
 from polypstream.realtime.statistics import Recent
 from polypstream.realtime.video.frame import Frame
@@ -38,6 +38,9 @@ from polypstream.threads import (
 
 DISPLAY_CAPACITY = 8
 """Maximum number of frames that wait for a busy caller; then the oldest is dropped and counted."""
+YIELD_S = 0.001
+"""Pause in seconds of the capture thread after each frame: the caller then gets Python's lock and a core immediately,
+instead of waiting until the frame has been scaled for the network."""
 LEAST_STEP_S = 1e-6
 VIDEO_DEADLINE_S, MARKER_DEADLINE_S = VIDEO_DEADLINE_MS / 1000, MARKER_DEADLINE_MS / 1000
 ADAPT_EVERY_S = 1.0
@@ -56,6 +59,8 @@ class _Decoded:
     thumbnail: Thumbnail
     cuts: int
     """Number of scene cuts in the feed up to this frame."""
+    view: View
+    """Its markers, as predicted when it was captured."""
 
     @property
     def size(self) -> Size:
@@ -115,8 +120,8 @@ class LivePipeline:
 
     @property
     def dropped(self) -> int:
-        """Number of frames not displayed because the caller was busy."""
-        return self._to_display.dropped
+        """Number of frames not displayed: the caller was busy, or they were decoded too late."""
+        return self._to_display.dropped + self._source.skipped
 
     @property
     def inferences(self) -> int:
@@ -195,11 +200,17 @@ class LivePipeline:
                 decoded_at = monotonic()
                 at_s = max(frame.captured_at, at_s + LEAST_STEP_S)
                 self.captured.add(at_s=at_s)
-                thumbnail = thumbnail_of(frame.picture)
+                thumbnail, size = thumbnail_of(frame.picture), (frame.picture.width, frame.picture.height)
                 decoded = _Decoded(
-                    frame=frame, at_s=at_s, decoded_at=decoded_at, thumbnail=thumbnail, cuts=cuts.count(thumbnail)
+                    frame=frame,
+                    at_s=at_s,
+                    decoded_at=decoded_at,
+                    thumbnail=thumbnail,
+                    cuts=cuts.count(thumbnail),
+                    view=self._predictor.predict(at_s=at_s, size=size, thumbnail=thumbnail),
                 )
                 self._to_display.put(decoded)
+                sleep(YIELD_S)
                 self._hand_to_model(decoded, scaler, inputs)
         self._to_display.close()
         self._to_infer.close()
@@ -296,7 +307,7 @@ class LivePipeline:
 
     def _displayed(self, item: _Decoded) -> DisplayFrame:
         frame = item.frame
-        view = self._predictor.predict(at_s=item.at_s, size=item.size, thumbnail=item.thumbnail)
+        view = item.view
         if (problem := self._problem()) is not None:
             view = replace(view, markers=(), status=problem)
         now = monotonic()

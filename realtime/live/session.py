@@ -40,7 +40,7 @@ class Summary:
     frames: int
     """Displayed."""
     frames_dropped: int
-    """Number of frames not displayed because a viewer was busy."""
+    """Number of frames not displayed because a viewer was busy, or because they were decoded too late."""
     frames_inferred: int
     """Number of inferred frames; inference runs on the newest frame whenever it is idle."""
     polyps: int

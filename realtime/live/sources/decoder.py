@@ -92,6 +92,7 @@ class LiveDecoder:
             self._counts.undecodable += 1
             self._integrity = Integrity.DAMAGED
             return []
+        self._counts.skipped += lag_s > self._late_s and not pictures
         return self._frames(pictures, arrival.at)
 
     def flush(self, *, at: float) -> list[Frame]:

@@ -77,6 +77,11 @@ class FrameSource(Protocol):
         """Whether there are compressed packets worth recording; False before the first connection."""
         ...
 
+    @property
+    def skipped(self) -> int:
+        """Number of frames not delivered since they were late and newer ones were available."""
+        ...
+
     def attach(self, tap: PacketTap | None) -> None:
         """Send the packets to a tap, too; None detaches it. May be called from any thread.
 
@@ -143,6 +148,11 @@ class LiveSource:
     def has_packets(self) -> bool:
         """Whether the newest connection provides compressed packets."""
         return self._has_packets
+
+    @property
+    def skipped(self) -> int:
+        """Number of frames not delivered since they were late and newer ones were available."""
+        return self.counts.skipped
 
     def attach(self, tap: PacketTap | None) -> None:
         """Send the packets to a tap, too."""

@@ -48,7 +48,7 @@ class LiveStatistics:
     is_late: bool = False
     """Whether 99% of the markers cannot be displayed within the deadline on this machine."""
     dropped_frames: int = 0
-    """Frames since the start that were never displayed because a viewer was busy."""
+    """Frames since the start that were never displayed: a viewer was busy, or they were decoded too late."""
     operating_point: str
     """Its name."""
     threshold: float

@@ -40,6 +40,7 @@ class ScriptedSource:
 
     label = "scripted"
     has_packets = False
+    skipped = 0
 
     def __init__(self) -> None:
         self._frames: Handover[Frame] = Handover(capacity=1000, delivery=Delivery.LOSSLESS)

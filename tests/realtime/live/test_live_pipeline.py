@@ -67,6 +67,17 @@ def test_every_frame_is_shown_once_in_order_and_carries_its_markers() -> None:
     assert marker.opacity > 0.5
 
 
+def test_frames_that_the_source_skipped_count_as_dropped() -> None:
+    source = ScriptedSource()
+    with LivePipeline(source, DiscFinder(), tracker()) as live:
+        items = iter(live)
+        source.give()
+        next_frame(items)
+        source.skipped = 3
+        assert live.dropped == 3
+        source.end()
+
+
 @pytest.mark.realtime  # the light depends on the time since the last inference
 def test_reordered_frames_are_inferred_too() -> None:
     class Reordered(ScriptedSource):
