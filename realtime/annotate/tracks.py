@@ -1,8 +1,8 @@
 """Polyp tracks of a recording: one id per polyp from frame to frame, by overlap and, if that is ambiguous, by motion.
 
 The same polyp keeps its id through missed frames of up to `MAX_GAP_S`. Contours are associated by overlap; if
-that is missing or weak, they are first moved by optical flow. It is computed for such frames only, so that a steady
-recording costs almost nothing.
+that is missing or weak, they are first moved by optical flow. It is computed only once there is a detection that
+continues no track clearly, so that a steady recording and stray detections cost almost nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +30,8 @@ MAX_JUMP, MAX_BLIND_JUMP, MAX_JUMP_S, MAX_SCALE = 0.25, 0.4, 0.5, 3.0
 a fraction of the frame (the second value if optical flow has lost the polyp, as under fluid or blur), time, and ratio
 of areas."""
 
+_MOST_PENDING = 64
+"""Maximum number of frames whose motion is left for later, which limits memory."""
 _GRID = 128
 
 
@@ -91,6 +93,8 @@ class _Active:
     seen_contour: Contour
     """Last detected contour."""
     seen_scene: FrameScene
+    behind: int = 0
+    """Number of newest frames over which the contour has not been moved yet."""
 
 
 class PolypTracker:
@@ -99,6 +103,8 @@ class PolypTracker:
     def __init__(self) -> None:
         self._active: tuple[_Active, ...] = ()
         self._scene: FrameScene | None = None
+        self._pending: list[tuple[FrameScene | None, FrameScene]] = []
+        """Pairs of successive frames over which some tracks have not been moved yet."""
         self._next_id = 1
 
     def update(self, *, pts_s: float, polyps: Sequence[Polyp], size: Size, scene: FrameScene) -> list[int]:
@@ -136,16 +142,25 @@ class PolypTracker:
     def _associated(self, found: Sequence[Contour], scene: FrameScene, pts_s: float) -> dict[int, int]:
         """Associate detections with tracks, by number. Tracks without a detection are moved with the tissue."""
         if not self._active:
+            self._pending.clear()
             return {}
-        expected = [(number, each.contour) for number, each in enumerate(self._active) if each.trust >= MIN_TRUST]
+        expected = [
+            (number, each.contour)
+            for number, each in enumerate(self._active)
+            if each.trust >= MIN_TRUST and not each.behind
+        ]
         pairs = paired(expected, list(enumerate(found)), min_iou=CLEAR_IOU)
         if len(pairs) == len(self._active):
             return pairs
-        if expected:  # a contour without trust is never used again
-            propagate = motion_between(self._scene, scene)
-            self._active = tuple(
-                _moved(each, propagate(each.contour)) if each.trust >= MIN_TRUST else each for each in self._active
-            )
+        self._pending.append((self._scene, scene))
+        self._active = tuple(
+            each if number in pairs else replace(each, behind=each.behind + 1)
+            for number, each in enumerate(self._active)
+        )
+        if len(pairs) == len(found) and len(self._pending) < _MOST_PENDING:
+            return pairs  # moving the other tracks would change nothing yet
+        self._active = tuple(replace(each, behind=max(each.behind, 1)) for each in self._active)
+        self._catch_up()
         expected = [(number, each.contour) for number, each in enumerate(self._active) if each.trust >= MIN_TRUST]
         pairs = paired(expected, list(enumerate(found)), min_iou=MIN_IOU)
         lost = [number for number in range(len(self._active)) if number not in pairs]
@@ -161,6 +176,19 @@ class PolypTracker:
             pairs |= paired(direct, left, min_iou=MIN_IOU)
             pairs |= self._nearest([number for number in lost if number not in pairs], left, pairs, pts_s)
         return pairs
+
+    def _catch_up(self) -> None:
+        """Move the tracks with the tissue to the newest frame."""
+        for left, (before, after) in zip(range(len(self._pending), 0, -1), self._pending, strict=True):
+            moving = [each.behind >= left and each.trust >= MIN_TRUST for each in self._active]
+            if any(moving):  # a contour without trust is never used again
+                propagate = motion_between(before, after)
+                self._active = tuple(
+                    _moved(each, propagate(each.contour)) if moves else each
+                    for each, moves in zip(self._active, moving, strict=True)
+                )
+        self._pending.clear()
+        self._active = tuple(replace(each, behind=0) for each in self._active)
 
     def _nearest(
         self, lost: Sequence[int], left: Sequence[tuple[int, Contour]], pairs: dict[int, int], pts_s: float

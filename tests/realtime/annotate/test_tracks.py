@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polypstream.arrays import Contour, Rgb
+from polypstream.realtime.annotate import tracks
 from polypstream.realtime.annotate.tracks import MAX_GAP_S, FrameScene, PolypTracker, TrackStatistics
 from polypstream.realtime.outlines.contours import Polyp, polyp_from_contour
 
@@ -94,7 +95,48 @@ def test_a_polyp_that_is_out_of_sight_costs_no_optical_flow() -> None:
     scenes = [FrameScene(tissue(seed=8)) for _ in range(4)]
     for number, scene in enumerate(scenes, start=1):
         recording.tracker.update(pts_s=number * STEP_S, polyps=[], size=(WIDTH, HEIGHT), scene=scene)
+    assert not any("scene" in vars(each) for each in scenes)
+    recording.index = 5
+    recording.frame(polyp(100, 100), rgb=tissue(seed=8))
     assert ["scene" in vars(each) for each in scenes] == [True, False, False, False]
+
+
+def test_a_stray_detection_beside_a_clear_one_costs_no_optical_flow() -> None:
+    recording = Recording()
+    recording.frame(polyp(300, 200), polyp(100, 400, radius=10), rgb=tissue())
+    scenes = [FrameScene(tissue()) for _ in range(4)]
+    for number, scene in enumerate(scenes, start=1):
+        ids = recording.tracker.update(
+            pts_s=number * STEP_S, polyps=[polyp(300, 200)], size=(WIDTH, HEIGHT), scene=scene
+        )
+        assert ids == [1]
+    assert not any("scene" in vars(each) for each in scenes)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_motion_that_is_computed_later_gives_the_same_ids(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(seed)
+    shifts = np.cumsum(rng.normal(0, 0.01, 40))
+    homes = [(150, 150), (320, 260), (480, 380)]
+    shown = rng.random((40, 3)) < rng.uniform(0.2, 0.9, 3)
+
+    def ids() -> list[list[int]]:
+        recording = Recording()
+        return [
+            recording.frame(
+                *(
+                    polyp(x + shift * WIDTH, y, radius=20)
+                    for (x, y), is_shown in zip(homes, row, strict=True)
+                    if is_shown
+                ),
+                rgb=tissue(float(shift)),
+            )
+            for shift, row in zip(shifts, shown, strict=True)
+        ]
+
+    later = ids()
+    monkeypatch.setattr(tracks, "_MOST_PENDING", 1)
+    assert ids() == later
 
 
 def test_the_nearest_detection_continues_a_track_where_the_motion_is_too_fast_to_be_computed() -> None:
