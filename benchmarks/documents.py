@@ -100,6 +100,7 @@ TABLES: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "speed": ("throughput", speed_table),
     "drift": ("dice_drift", drift_table),
     "live": ("live", live_table),
+    "live_taken": ("live_taken", live_table),
     "accuracy": ("accuracy", accuracy_table),
     "points": ("operating_points", points_table),
     "gpu": ("gpu", gpu_tables),

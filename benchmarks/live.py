@@ -250,7 +250,7 @@ def main() -> None:
     results = measure(
         model, options.clip, backend=options.backend, transport=options.transport, minutes=minutes, share=options.taken
     )
-    path = write_report("live", results, folder=options.results)
+    path = write_report("live_taken" if options.taken else "live", results, folder=options.results)
     for name, value in results.items():
         print(f"{name:24} {value}")
     print(f"written to {path}")

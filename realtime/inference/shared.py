@@ -5,8 +5,9 @@ one that paused does not catch up on what it missed. If the model takes batches,
 their turn at the same time, and their images are inferred together.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Condition
 from types import TracebackType
 from typing import Self
@@ -16,10 +17,11 @@ import numpy as np
 from polypstream.arrays import Probability, Rgb
 from polypstream.contract import ModelContract
 from polypstream.errors import BackendError
-from polypstream.realtime.inference.base import BatchSegmenter
+from polypstream.realtime.inference.base import BatchSegmenter, reason_of
 from polypstream.realtime.inference.segmenter import Segmenter
 from polypstream.threads import INFERENCE_NICENESS, Handover, Stages, lower_thread_priority
 
+LOG = logging.getLogger(__name__)
 LONGEST_WAIT_S = 0.002
 """Longest time in seconds for which an image waits for those of other streams that have a turn at the same time."""
 
@@ -42,7 +44,7 @@ class SharedSegmenter:
         self._holders: set[Lane] = set()
         self._images: dict[Lane, Rgb] = {}
         self._newest_turn = 0
-        self._is_busy = self._is_closed = False
+        self._is_busy = self._is_closed = self._has_failing_batches = False
         self._stages = Stages(cancel=self._close)
 
     def lane(self) -> "Lane":
@@ -97,7 +99,9 @@ class SharedSegmenter:
         self._changed.notify_all()
 
     def _largest_batch(self) -> int:
-        return self.segmenter.largest_batch if isinstance(self.segmenter, BatchSegmenter) else 1
+        if self._has_failing_batches or not isinstance(self.segmenter, BatchSegmenter):
+            return 1
+        return self.segmenter.largest_batch
 
     def _run(self) -> None:
         lower_thread_priority(INFERENCE_NICENESS)
@@ -129,11 +133,22 @@ class SharedSegmenter:
             lane.answers.put(answer)
 
     def _inferred(self, images: list[Rgb]) -> list[Probability | Exception]:
-        """Probability of each image, or its error: those of a batch that fails are inferred one by one."""
-        if isinstance(self.segmenter, BatchSegmenter) and len(images) > 1:
-            with suppress(Exception):
-                return list(self.segmenter.segment_batch(np.stack(images)))
-        return [self._inferred_alone(image) for image in images]
+        """Probability of each image, or its error: those of a batch that fails are inferred one by one.
+
+        If none of them fails alone, batches as such do not work, and there are no more.
+        """
+        if not isinstance(self.segmenter, BatchSegmenter) or len(images) == 1:
+            return [self._inferred_alone(image) for image in images]
+        try:
+            return list(self.segmenter.segment_batch(np.stack(images)))
+        except Exception as error:  # noqa: BLE001 - a runtime fails with exceptions of any class
+            answers = [self._inferred_alone(image) for image in images]
+            if not any(isinstance(answer, Exception) for answer in answers):
+                self._has_failing_batches = True
+                LOG.warning(
+                    "batches of images fail (%s); streams are inferred one by one from now on", reason_of(error)
+                )
+            return answers
 
     def _inferred_alone(self, rgb: Rgb) -> Probability | Exception:
         try:

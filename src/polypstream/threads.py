@@ -158,7 +158,7 @@ class Stages:
         return [thread.name for thread in self._threads if thread.is_alive()]
 
 
-SWITCH_S = 0.0005
+SWITCH_S = 0.0001
 """Interval at which Python's threads switch; with the default of 5 ms, one of them could delay a frame that long."""
 TRACKING_NICENESS, INFERENCE_NICENESS = 5, 10
 """Niceness of the tracking and the inference thread, relative to the thread that displays frames."""

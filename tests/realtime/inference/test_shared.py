@@ -105,6 +105,60 @@ def test_error_reaches_only_the_stream_that_caused_it() -> None:
         assert bad.segment(BLACK).max() == 0
 
 
+def test_batches_that_fail_are_reported_once_and_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    class NoBatches(BatchModel):
+        tried = 0
+
+        def segment_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            self.tried += 1
+            raise BackendError("out of memory")
+
+    model = NoBatches(2)
+    with SharedSegmenter(model) as shared:
+        stop, counts = threading.Event(), [0, 0]
+        threads = [
+            threading.Thread(target=run, args=(shared.lane(), stop, counts, index, 0.0)) for index in range(len(counts))
+        ]
+        for thread in threads:
+            thread.start()
+        while not model.tried or min(counts) < 50:
+            sleep(0.01)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert model.tried == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "batches of images fail (out of memory); streams are inferred one by one from now on"
+    ]
+
+
+def test_image_that_fails_in_a_batch_does_not_end_batches() -> None:
+    both_have_a_turn = threading.Barrier(2, timeout=30)  # which is impossible without batches
+    answers: dict[str, object] = {}
+
+    def ask(name: str, lane: Lane, rgb: Rgb) -> None:
+        with lane.turn():
+            both_have_a_turn.wait()
+            try:
+                answers[name] = lane.segment(rgb)
+            except BackendError as error:
+                answers[name] = error
+
+    with SharedSegmenter(BatchModel(2)) as shared:
+        lanes = shared.lane(), shared.lane()
+        for _ in range(5):
+            threads = [
+                threading.Thread(target=ask, args=("good", lanes[0], BLACK)),
+                threading.Thread(target=ask, args=("bad", lanes[1], np.full_like(BLACK, 255))),
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert isinstance(answers["bad"], BackendError)
+            assert not isinstance(answers["good"], BackendError)
+
+
 def test_model_that_cannot_be_opened_is_an_error_in_every_stream() -> None:
     model = Model()
     model.problem = BackendError("no GPU")

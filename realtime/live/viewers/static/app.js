@@ -251,6 +251,7 @@ function show() {
   byId("fps").classList.toggle("poor", isSlow);
   write("fps-in", whole(statistics.fps_in));
   write("fps-inference", whole(statistics.fps_inference));
+  write("frames-dropped", `${statistics.dropped_frames}`);
   write("saving-problem", statistics.saving_problem);
   write("output-problem", failures(statistics.outputs));
   byId("threads-row").hidden = statistics.inference_threads === null;
@@ -273,6 +274,7 @@ function show() {
     `source ${whole(statistics.fps_in)} fps`,
     `${isSlow ? "only " : ""}${whole(fps)} fps drawn`,
     `inference ${whole(statistics.fps_inference)} fps`,
+    statistics.dropped_frames > 0 && `${statistics.dropped_frames} frames dropped`,
     statistics.is_late && "markers are late: this machine is too slow",
   ].filter(Boolean).join("   ·   "));
 }

@@ -467,6 +467,16 @@ def test_the_number_of_threads_and_late_markers_are_shown(page: Page, tab: "Tab"
         wait_until(lambda: "markers are late: this machine is too slow" in text(tab, "details"))
 
 
+def test_dropped_frames_are_shown(page: Page, tab: "Tab") -> None:
+    with Showing(page) as showing:
+        tab.goto(page.url)
+        wait_until(lambda: text(tab, "frames-dropped") == "0")
+        assert "dropped" not in text(tab, "details")
+        showing.statistics = replace(STATISTICS, dropped_frames=14)
+        wait_until(lambda: text(tab, "frames-dropped") == "14")
+        wait_until(lambda: "14 frames dropped" in text(tab, "details"))
+
+
 def test_keys_do_nothing_behind_the_help(page: Page, tab: "Tab", commands: Commands) -> None:
     with Showing(page):
         tab.goto(page.url)
