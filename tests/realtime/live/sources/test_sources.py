@@ -15,7 +15,9 @@ from av.video.stream import VideoStream
 from polypstream.errors import ConfigError, SourceError
 from polypstream.realtime.live.sources import AtEnd, RtspTransport, SourceConfig, source_from_address
 from polypstream.realtime.live.sources.config import label_of, reason_of, with_credentials
+from polypstream.realtime.live.sources.decoder import LiveDecoder, SourceStatistics
 from polypstream.realtime.live.sources.device import descriptors_of, device_options
+from polypstream.realtime.live.sources.reader import Arrival
 from polypstream.realtime.live.sources.source import ConnectionStatus, FrameSource
 from polypstream.realtime.video.frame import Frame
 from polypstream.realtime.video.timestamps import LiveClock
@@ -251,6 +253,20 @@ def test_a_slow_viewer_sees_the_present_and_the_tap_gets_all() -> None:
     assert len(viewing.frames) + source.skipped <= len(tape.sizes)
     assert len(tape.sizes) >= lags[-1]
     assert all(age < 2 for age in ages(viewing)[2:])  # three, and growing, if nothing were skipped
+
+
+@pytest.mark.parametrize("b_frames", ["0", "2"])
+def test_a_decoder_that_is_late_counts_every_frame_that_it_leaves_out(tmp_path: Path, b_frames: str) -> None:
+    options = {"bf": b_frames, "b-pyramid": "none", "g": "100", "preset": "veryfast", "qp": "10"}
+    clip = make_clip(tmp_path / "clip.mp4", frames=60, options=options)
+    counts, frames = SourceStatistics(), 0
+    with av.open(str(clip)) as container:
+        decoder = LiveDecoder(container.streams.video[0], counts, late_s=0.1)
+        for number, packet in enumerate(each for each in container.demux(video=0) if each.size):
+            frames += len(decoder.decode(Arrival(packet=packet, at=0.0), lag_s=0.5 * (20 <= number < 40)))
+        frames += len(decoder.flush(at=0.0))
+    assert (counts.skipped > 5) == (b_frames == "2")
+    assert frames + counts.skipped == 60
 
 
 def test_a_tap_is_informed_of_another_size() -> None:
