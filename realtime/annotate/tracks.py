@@ -151,6 +151,7 @@ class PolypTracker:
         ]
         pairs = paired(expected, list(enumerate(found)), min_iou=CLEAR_IOU)
         if len(pairs) == len(self._active):
+            self._pending.clear()  # no track is behind
             return pairs
         self._pending.append((self._scene, scene))
         self._active = tuple(

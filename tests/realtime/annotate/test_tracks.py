@@ -1,5 +1,7 @@
 """Polyps keep their ids through motion and missed frames, and two polyps never share one."""
 
+import weakref
+
 import cv2
 import numpy as np
 import pytest
@@ -111,6 +113,18 @@ def test_a_stray_detection_beside_a_clear_one_costs_no_optical_flow() -> None:
         )
         assert ids == [1]
     assert not any("scene" in vars(each) for each in scenes)
+
+
+def test_frames_of_a_track_that_has_ended_are_freed() -> None:
+    recording = Recording()
+    recording.frame(polyp(300, 200), polyp(100, 400, radius=10))
+    frames = []
+    for number in range(1, round(2 * MAX_GAP_S / STEP_S)):
+        scene = FrameScene(tissue())
+        frames.append(weakref.ref(scene))
+        recording.tracker.update(pts_s=number * STEP_S, polyps=[polyp(300, 200)], size=(WIDTH, HEIGHT), scene=scene)
+        del scene
+    assert sum(frame() is not None for frame in frames) <= 2
 
 
 @pytest.mark.parametrize("seed", range(4))
