@@ -26,8 +26,7 @@ from polypstream.realtime.annotate.summary import Summary, VideoFacts, is_consta
 from polypstream.realtime.annotate.temporal import FilteredFrame, TemporalFilter
 from polypstream.realtime.annotate.tracks import FrameScene, PolypTrack, TrackStatistics
 from polypstream.realtime.inference.segmenter import Segmenter
-from polypstream.realtime.live.visibility import Visibility, visibility_of
-from polypstream.realtime.outlines.content_area import ModelInput
+from polypstream.realtime.live.visibility import Visibility
 from polypstream.realtime.outlines.contours import Place, Polyp, polyps_from_probability
 from polypstream.realtime.outlines.drawing import MarkerStyle, draw_markers
 from polypstream.realtime.statistics import Percentiles, Rate, Samples
@@ -181,10 +180,6 @@ class _Viewed:
     visibility: Visibility
 
 
-def _visibility(image: ModelInput) -> Visibility:
-    return visibility_of(image.rgb, image.content)
-
-
 def polyps_found(segmented: Segmented, info: VideoInfo, config: AnnotateConfig) -> list[Polyp]:
     """The polyps of one frame, in source pixels, before tracking."""
     rows, columns = segmented.image.rgb.shape[:2]
@@ -218,7 +213,8 @@ def _filtered(
         if log is not None and isinstance(item, Segmented):
             log.add(item.frame.pts, item.image, polyps)
         is_measured = config.measures_visibility or (config.temporal and bool(polyps))
-        visibility = _visibility(item.image) if is_measured else Visibility.CLEAR
+        scene = FrameScene(item.image.rgb, item.image.content)
+        visibility = scene.visibility if is_measured else Visibility.CLEAR
         detected[visibility] += bool(polyps)
         yield from temporal.push(
             _Viewed(frame=item.frame, visibility=visibility if config.measures_visibility else Visibility.CLEAR),
@@ -226,7 +222,7 @@ def _filtered(
             pts_s=item.frame.pts_s,
             polyps=polyps,
             size=(info.width, info.height),
-            scene=FrameScene(item.image.rgb, item.image.content),
+            scene=scene,
             is_evidence=visibility is Visibility.CLEAR,
         )
     yield from temporal.flush()

@@ -64,7 +64,7 @@ def record_of(
         "polyps": [
             {
                 **identity,
-                "contour": [[round(float(x), 2), round(float(y), 2)] for x, y in polyp.contour],
+                "contour": np.round(polyp.contour.astype(np.float64), 2).tolist(),
                 "box": [round(float(side), 2) for side in polyp.box],
                 "area": round(polyp.area, 1),
                 "mean_probability": round(polyp.score, 4),

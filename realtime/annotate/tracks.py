@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polypstream.arrays import Contour, Mask, Rgb, Size
+from polypstream.content import content_area
 from polypstream.realtime.live.motion import LEAST_SIDE, Motion, Propagated, Scene, Stillness, scene_of
+from polypstream.realtime.live.visibility import Visibility, visibility_of
 from polypstream.realtime.outlines.contours import Polyp
 
 MAX_GAP_S = 2.0
@@ -65,7 +67,7 @@ class PolypTrack:
 
 
 class FrameScene:
-    """A scaled frame that is prepared for optical flow on demand.
+    """A scaled frame that is prepared for optical flow, and assessed, on demand.
 
     Args:
         rgb: The frame scaled down, uint8 RGB (H, W, 3).
@@ -79,6 +81,13 @@ class FrameScene:
     def scene(self) -> Scene | None:
         """The prepared frame; None if it is too small for optical flow."""
         return scene_of(self._rgb, content=self._content) if min(self._rgb.shape[:2]) >= LEAST_SIDE else None
+
+    @property
+    def visibility(self) -> Visibility:
+        """Whether inference on this frame is meaningful, and why not."""
+        if self.scene is not None:
+            return self.scene.visibility
+        return visibility_of(self._rgb, content_area(self._rgb) if self._content is None else self._content)
 
 
 @dataclass(frozen=True, kw_only=True)

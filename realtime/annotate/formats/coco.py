@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polypstream.arrays import Contour, Mask
+from polypstream.content import Crop
 from polypstream.metrics import Overlap
 from polypstream.realtime.annotate.formats.folders import atomic_folder
 from polypstream.realtime.annotate.formats.recording import LABEL, ExportFrame, Recording, TrackedPolyp
@@ -131,21 +132,32 @@ def segmentation_of(contour: Contour, *, width: int, height: int) -> list[list[f
     polygon: NDArray[np.float64] = np.asarray(np.round(contour.astype(np.float64), 2), np.float64)
     is_small = cv2.arcLength(contour, closed=True) > _SMALL * cv2.contourArea(contour)
     if is_small or _may_have_hole(contour):
-        mask = mask_from_polyps([polyp_from_contour(contour, score=0)], width=width, height=height)
+        box = _box_around(contour, width=width, height=height)
+        moved = polyp_from_contour(contour - np.array([box.left, box.top], np.float32), score=0)
+        mask = mask_from_polyps([moved], width=box.width, height=box.height)
         if _has_hole(mask) or (
-            is_small and mask.any() and Overlap.of(mask, filled_by_readers(polygon, *mask.shape)).iou < _AGREEMENT
+            is_small and mask.any() and Overlap.of(mask, filled_by_readers(polygon, box)).iou < _AGREEMENT
         ):
-            return rle_of(mask)
+            return rle_of(mask_from_polyps([polyp_from_contour(contour, score=0)], width=width, height=height))
     return [polygon.ravel().tolist()]
 
 
-def filled_by_readers(polygon: NDArray[np.float64], height: int, width: int) -> Mask:
-    """Pixels, bool (height, width), that pycocotools and its relatives fill for a polygon (n, 2).
+def _box_around(contour: Contour, *, width: int, height: int) -> Crop:
+    """The part of an image, of `width` × `height` pixels, in which a contour lies, with a pixel around it."""
+    low, high = np.floor(contour.min(axis=0)).astype(int) - 1, np.ceil(contour.max(axis=0)).astype(int) + 1
+    left, top = np.clip(low, 0, [width - 1, height - 1]).tolist()
+    right, bottom = np.clip(high, [left + 1, top + 1], [width, height]).tolist()
+    return Crop(left=left, right=right, top=top, bottom=bottom)
+
+
+def filled_by_readers(polygon: NDArray[np.float64], box: Crop) -> Mask:
+    """Pixels of a part of the image, bool (H, W), that pycocotools and its relatives fill for a polygon (n, 2) in it.
 
     They draw its sides on a grid of fifths of a pixel, and note in each column where the centers of pixels change from
     outside to inside (`rleFrPoly` of the COCO API).
     """
-    corners = (polygon * _GRID + 0.5).astype(np.int64)
+    height, width = box.height, box.width
+    corners = (polygon * _GRID + 0.5).astype(np.int64) - _GRID * np.array([box.left, box.top])
     points = np.concatenate([_side(*pair) for pair in zip(corners, np.roll(corners, -1, axis=0), strict=True)])
     across, down = points[:, 0], points[:, 1]
     moves = np.flatnonzero(np.diff(across)) + 1

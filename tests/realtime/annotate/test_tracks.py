@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polypstream.arrays import Contour, Rgb
+from polypstream.content import content_area
 from polypstream.realtime.annotate import tracks
 from polypstream.realtime.annotate.tracks import MAX_GAP_S, FrameScene, PolypTracker, TrackStatistics
+from polypstream.realtime.live.visibility import Visibility, visibility_of
 from polypstream.realtime.outlines.contours import Polyp, polyp_from_contour
 
 WIDTH, HEIGHT = 640, 480
@@ -192,3 +194,18 @@ def test_a_frame_too_small_for_motion_is_tracked_by_overlap() -> None:
     tiny = np.zeros((32, 32, 3), np.uint8)
     assert recording.frame(polyp(300, 200), rgb=tiny) == [1]
     assert recording.frame(polyp(310, 200), rgb=tiny) == [1]
+
+
+@pytest.mark.parametrize("size", [(320, 480), (128, 128), (300, 40)], ids=["usual", "not scaled", "too narrow"])
+@pytest.mark.parametrize("kind", ["sharp", "blurred", "dark"])
+def test_a_scene_is_assessed_as_its_frame_is(size: tuple[int, int], kind: str) -> None:
+    height, width = size
+    rgb = np.asarray(cv2.resize(tissue(seed=2), (width, height)), np.uint8)
+    rgb[:, : width // 5] = 0
+    if kind == "blurred":
+        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), 9), np.uint8)
+    if kind == "dark":
+        rgb //= 20
+    expected = visibility_of(rgb, content_area(rgb))
+    assert FrameScene(rgb, content_area(rgb)).visibility is FrameScene(rgb).visibility is expected
+    assert (expected is Visibility.CLEAR) == (kind == "sharp")

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from polypstream.content import Crop
 from polypstream.errors import DatasetError, OutputError
 from polypstream.metrics import Overlap
 from polypstream.realtime.annotate.formats import ExportFormat
@@ -122,7 +123,11 @@ def test_coco_polygons_are_filled_as_pycocotools_fills_them(seed: int, radius: f
     contour = np.round(np.clip(np.column_stack((x, y)), 0, (width, height)), 2).astype(np.float32)
     polygon = np.round(contour.astype(np.float64), 2)
     (runs,) = mask_tools.frPyObjects([polygon.ravel().tolist()], height, width)
-    np.testing.assert_array_equal(filled_by_readers(polygon, height, width), mask_tools.decode(runs) > 0)
+    filled = mask_tools.decode(runs) > 0
+    left, top = np.floor(polygon.min(axis=0)).astype(int).tolist()
+    box = Crop(left=min(left, width - 1), top=min(top, height - 1), right=width, bottom=height)
+    np.testing.assert_array_equal(filled_by_readers(polygon, box), box.of(filled))
+    assert filled.sum() == box.of(filled).sum()
 
     mask = mask_from_polyps([polyp_from_contour(contour, score=0)], width=width, height=height)
     segmentation = segmentation_of(contour, width=width, height=height)
