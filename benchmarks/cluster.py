@@ -22,8 +22,8 @@ from polypstream.realtime.annotate.cluster import ClusterConfig, runner_on_clust
 from polypstream.realtime.annotate.inputs import InputVideo
 from polypstream.realtime.annotate.job import AnnotateConfig
 from polypstream.realtime.annotate.workers import ModelFile
+from polypstream.scheduling import usable_cores
 from polypstream.synthetic import SyntheticClip, write_clip
-from polypstream.threads import usable_cores
 
 OBJECT_STORE_BYTES = 80 << 20
 RECORDS = AnnotateConfig(encoding=None)

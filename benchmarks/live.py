@@ -33,8 +33,8 @@ from polypstream.realtime.live.pipeline import LivePipeline
 from polypstream.realtime.live.sources import source_from_address
 from polypstream.realtime.live.tracker import Tracker, TrackerConfig
 from polypstream.realtime.video.frame import Frame
+from polypstream.scheduling import live_inference_threads, short_switch_interval
 from polypstream.synthetic import SyntheticClip, counter_from_rgb
-from polypstream.threads import live_inference_threads, short_switch_interval
 
 CLIP = SyntheticClip(width=1920, height=1080, fps=30, seconds=10, counter=True)
 SETTLING_S = 20.0

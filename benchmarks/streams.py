@@ -17,7 +17,7 @@ from benchmarks.report import RESULTS, write_report
 from polypstream.models import default_model
 from polypstream.realtime.inference.segmenter import segmenter_from_onnx, time_per_image_ms
 from polypstream.realtime.inference.shared import Lane, SharedSegmenter
-from polypstream.threads import live_inference_threads, usable_cores
+from polypstream.scheduling import live_inference_threads, usable_cores
 
 
 def measure(

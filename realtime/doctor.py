@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from polypstream.errors import MissingExtraError, PolypstreamError, install_command
-from polypstream.threads import ordinary_scheduling
+from polypstream.scheduling import ordinary_scheduling
 
 if TYPE_CHECKING:
     from polypstream.realtime.live.sources.device import CaptureDevice

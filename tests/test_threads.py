@@ -1,8 +1,5 @@
 """`Handover` and `Stages`: order, limits, and that every wait ends."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from threading import Thread
 from time import sleep
@@ -121,41 +118,3 @@ def test_waiting_for_an_item_ends_after_the_time_given_and_loses_nothing() -> No
     handover.close()
     with pytest.raises(HandoverClosed):
         handover.get(timeout_s=60)
-
-
-NICENESS = """
-import os, sys, threading
-from polypstream.threads import lower_thread_priority
-if os.geteuid() == 0:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-found = []
-
-def work():
-    for niceness in map(int, sys.argv[1:]):
-        lower_thread_priority(niceness)
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-
-thread = threading.Thread(target=work)
-thread.start()
-thread.join()
-print(*found, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have priorities of their own on Linux only")
-@pytest.mark.parametrize("inherited", [0, 6, 19])
-def test_a_threads_priority_is_lowered_from_the_inherited_one_by_any_user(inherited: int) -> None:
-    """The program drops root privileges; raising a priority is then forbidden."""
-    base = os.getpriority(os.PRIO_PROCESS, 0)
-    more = max(inherited - base, 0)
-    done = subprocess.run(
-        ["nice", "-n", str(more), sys.executable, "-c", NICENESS, "5", "10"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    start = min(base + more, 19)
-    assert [int(each) for each in done.stdout.split()] == [min(start + 5, 19), min(start + 15, 19), start]

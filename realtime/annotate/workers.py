@@ -19,7 +19,7 @@ from polypstream.realtime.annotate.batch import Runner, Task, TaskEvents, annota
 from polypstream.realtime.annotate.job import AnnotateConfig, AnnotationProgress, AnnotationReport
 from polypstream.realtime.annotate.manifest import file_digest
 from polypstream.realtime.inference.segmenter import Segmenter, segmenter_from_onnx
-from polypstream.threads import usable_cores
+from polypstream.scheduling import usable_cores
 
 _PROGRESS_S = 0.2
 """Minimum time in seconds between progress reports of a worker."""

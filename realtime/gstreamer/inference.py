@@ -18,15 +18,8 @@ from polypstream.realtime.live.motion import Scene, scene_of
 from polypstream.realtime.live.prediction import CutCounter, thumbnail_of_rgb
 from polypstream.realtime.live.tracker import Tracker, TrackerConfig, View
 from polypstream.realtime.outlines.content_area import ModelInput
-from polypstream.threads import (
-    INFERENCE_NICENESS,
-    Delivery,
-    Handover,
-    HandoverClosed,
-    Stages,
-    live_inference_threads,
-    lower_thread_priority,
-)
+from polypstream.scheduling import INFERENCE_NICENESS, live_inference_threads, lower_thread_priority
+from polypstream.threads import Delivery, Handover, HandoverClosed, Stages
 
 JUMP_S = 0.5
 """Backward step of timestamps, in seconds, that counts as a restart; smaller ones are disorder or duplicates."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from polypstream.arrays import Probability, Rgb
 from polypstream.errors import BackendError, ModelError, PolypstreamError
 from polypstream.realtime.inference.base import BatchSegmenter, ContractSize, checked_image, reason_of
-from polypstream.threads import shares_of_cores, usable_cores
+from polypstream.scheduling import shares_of_cores, usable_cores
 
 if TYPE_CHECKING:
     from polypstream.realtime.inference.segmenter import Segmenter

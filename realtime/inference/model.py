@@ -21,7 +21,7 @@ from polypstream.realtime.inference.result import Result
 from polypstream.realtime.inference.segmenter import Segmenter
 from polypstream.realtime.video.frame import Frame
 from polypstream.realtime.video.reader import VideoReader
-from polypstream.threads import lower_thread_priority
+from polypstream.scheduling import lower_thread_priority
 
 
 class Model:

@@ -13,7 +13,7 @@ from polypstream.contract import ModelContract
 from polypstream.errors import BackendError, ModelError, ProviderMissingError
 from polypstream.onnxruntime_options import session_options
 from polypstream.realtime.inference.base import SessionSegmenter, checked_image, checked_probability, reason_of
-from polypstream.threads import shares_of_cores, usable_cores
+from polypstream.scheduling import shares_of_cores, usable_cores
 
 Provider = Literal["CPU", "CUDA", "Tensorrt"]
 _BACKENDS: Mapping[Provider, str] = {

@@ -11,7 +11,7 @@ from polypstream.arrays import Probability, Rgb
 from polypstream.contract import METADATA_KEY, ModelContract
 from polypstream.errors import BackendError, MissingExtraError, ModelError
 from polypstream.realtime.inference.base import SessionSegmenter, checked_image, checked_probability
-from polypstream.threads import shares_of_cores, usable_cores
+from polypstream.scheduling import shares_of_cores, usable_cores
 
 if TYPE_CHECKING:
     import openvino

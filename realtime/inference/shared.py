@@ -19,7 +19,8 @@ from polypstream.contract import ModelContract
 from polypstream.errors import BackendError
 from polypstream.realtime.inference.base import BatchSegmenter, reason_of
 from polypstream.realtime.inference.segmenter import Segmenter
-from polypstream.threads import INFERENCE_NICENESS, Handover, Stages, lower_thread_priority
+from polypstream.scheduling import INFERENCE_NICENESS, lower_thread_priority
+from polypstream.threads import Handover, Stages
 
 LOG = logging.getLogger(__name__)
 LONGEST_WAIT_S = 0.002

@@ -15,7 +15,7 @@ from polypstream.errors import ConfigError
 from polypstream.realtime.inference.base import ContractSize
 from polypstream.realtime.inference.segmenter import Segmenter, segmenter_from_onnx
 from polypstream.realtime.statistics import Delay
-from polypstream.threads import live_inference_threads, usable_cores
+from polypstream.scheduling import live_inference_threads, usable_cores
 
 MARKER_DEADLINE_MS, VIDEO_DEADLINE_MS = 120.0, 5.75
 """Delays that 99% of the frames should keep: from capture to the display of markers, and from decoding to display."""

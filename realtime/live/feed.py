@@ -12,7 +12,7 @@ from polypstream.realtime.live.display_frame import DisplayFrame, Light, Status
 from polypstream.realtime.live.pipeline import LivePipeline
 from polypstream.realtime.live.sources.source import FrameSource
 from polypstream.realtime.live.tracker import Tracker, TrackerConfig
-from polypstream.threads import short_switch_interval
+from polypstream.scheduling import short_switch_interval
 
 
 class LiveFeed:

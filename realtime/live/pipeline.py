@@ -26,15 +26,15 @@ from polypstream.realtime.outlines.content_area import ModelInput
 from polypstream.realtime.statistics import Recent
 from polypstream.realtime.video.frame import Frame
 from polypstream.realtime.video.resize import ModelInputScaler, deinterlaced_field
-from polypstream.threads import (
+from polypstream.scheduling import (
+    FRAME_SLICE_S,
     INFERENCE_NICENESS,
+    INFERENCE_SLICE_S,
     TRACKING_NICENESS,
-    Delivery,
-    Handover,
-    HandoverClosed,
-    Stages,
     lower_thread_priority,
+    time_slice,
 )
+from polypstream.threads import Delivery, Handover, HandoverClosed, Stages
 
 DISPLAY_CAPACITY = 8
 """Maximum number of frames that wait for a busy caller; then the oldest is dropped and counted."""
@@ -57,8 +57,6 @@ class _Decoded:
     predecessors."""
     decoded_at: float
     thumbnail: Thumbnail
-    cuts: int
-    """Number of scene cuts in the feed up to this frame."""
     view: View
     """Its markers, as predicted when it was captured."""
 
@@ -73,6 +71,9 @@ class _Input:
 
     image: ModelInput
     of: _Decoded
+
+    cuts: int
+    """Number of scene cuts in the feed up to this frame."""
 
     @cached_property
     def scene(self) -> Scene:
@@ -179,6 +180,11 @@ class LivePipeline:
             self._stages.join()
 
     def __iter__(self) -> Iterator[DisplayFrame | Status]:
+        with time_slice(FRAME_SLICE_S):
+            yield from self._items()
+        self._stages.join()
+
+    def _items(self) -> Iterator[DisplayFrame | Status]:
         while True:
             try:
                 item = self._to_display.get(timeout_s=TICK_S)
@@ -189,34 +195,32 @@ class LivePipeline:
                 break
             else:
                 yield self._displayed(item)
-        self._stages.join()
 
     def _capture(self) -> None:
         scaler, segmenter = ModelInputScaler(), self._segmenter
         inputs = ModelInputs(height=segmenter.height, width=segmenter.width, crop=segmenter.contract.crop)
         at_s, cuts = 0.0, CutCounter()
-        with self._source:
+        with time_slice(FRAME_SLICE_S), self._source:
             for frame in self._source:
                 decoded_at = monotonic()
                 at_s = max(frame.captured_at, at_s + LEAST_STEP_S)
-                self.captured.add(at_s=at_s)
                 thumbnail, size = thumbnail_of(frame.picture), (frame.picture.width, frame.picture.height)
                 decoded = _Decoded(
                     frame=frame,
                     at_s=at_s,
                     decoded_at=decoded_at,
                     thumbnail=thumbnail,
-                    cuts=cuts.count(thumbnail),
                     view=self._predictor.predict(at_s=at_s, size=size, thumbnail=thumbnail),
                 )
                 self._to_display.put(decoded)
                 sleep(YIELD_S)
-                self._hand_to_model(decoded, scaler, inputs)
+                self.captured.add(at_s=at_s)
+                self._hand_to_model(decoded, scaler, inputs, cuts.count(thumbnail))
         self._to_display.close()
         self._to_infer.close()
         self._to_track.close()
 
-    def _hand_to_model(self, decoded: _Decoded, scaler: ModelInputScaler, inputs: ModelInputs) -> None:
+    def _hand_to_model(self, decoded: _Decoded, scaler: ModelInputScaler, inputs: ModelInputs, cuts: int) -> None:
         frame = decoded.frame
         try:
             image = inputs.of(partial(scaler.scale, deinterlaced_field(frame.picture)))
@@ -224,28 +228,32 @@ class LivePipeline:
             self._input_problem = _text(error)
             return
         self._input_problem = None
-        self._newest = _Input(image=image, of=decoded)
+        self._newest = _Input(image=image, of=decoded, cuts=cuts)
         self._to_track.put(self._newest)
         if integrity_of(frame) is Integrity.WHOLE:
             self._to_infer.put(self._newest)
 
     def _track(self) -> None:
         lower_thread_priority(TRACKING_NICENESS)
-        for item in self._to_track:
-            frame = item.of
-            try:
-                view = self.tracker.view(scene=item.scene, at_s=frame.at_s, size=frame.size)
-            except Exception as error:  # noqa: BLE001 - frames continue without markers
-                self._tracking_problem = _text(error)
-                self._predictor.reset()
-            else:
-                self._tracking_problem = None
-                self._predictor.update(view, at_s=frame.at_s, size=frame.size, thumbnail=frame.thumbnail)
+        with time_slice(FRAME_SLICE_S):
+            for item in self._to_track:
+                self._track_one(item)
+
+    def _track_one(self, item: _Input) -> None:
+        frame = item.of
+        try:
+            view = self.tracker.view(scene=item.scene, at_s=frame.at_s, size=frame.size)
+        except Exception as error:  # noqa: BLE001 - frames continue without markers
+            self._tracking_problem = _text(error)
+            self._predictor.reset()
+        else:
+            self._tracking_problem = None
+            self._predictor.update(view, at_s=frame.at_s, size=frame.size, thumbnail=frame.thumbnail)
 
     def _infer(self) -> None:
         lower_thread_priority(INFERENCE_NICENESS)
         try:
-            with self._segmenter:
+            with time_slice(INFERENCE_SLICE_S), self._segmenter:
                 for item in self._to_infer:
                     self._infer_one(item)
                     self._adapt()
@@ -268,7 +276,7 @@ class LivePipeline:
                 at_s=frame.at_s,
                 size=frame.size,
                 pts_s=frame.frame.pts_s,
-                cuts=frame.cuts,
+                cuts=item.cuts,
             )
         except Exception as error:  # noqa: BLE001 - an error of the model must not stop the video
             self._model_problem = _text(error)

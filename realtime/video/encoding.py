@@ -20,7 +20,7 @@ from polypstream.errors import ConfigError
 from polypstream.realtime.video.color import FULL, LIMITED, assumed_matrix, is_rgb, output_tags
 from polypstream.realtime.video.container import VideoInfo
 from polypstream.realtime.video.device import is_on_device, pixel_format_of
-from polypstream.threads import ordinary_scheduling
+from polypstream.scheduling import ordinary_scheduling
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

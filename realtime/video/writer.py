@@ -42,7 +42,8 @@ from polypstream.realtime.video.streams import (
     plan_container,
 )
 from polypstream.realtime.video.timestamps import CopyClock
-from polypstream.threads import ordinary_scheduling, uninterrupted
+from polypstream.scheduling import ordinary_scheduling
+from polypstream.threads import uninterrupted
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

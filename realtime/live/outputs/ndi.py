@@ -18,7 +18,8 @@ from polypstream.realtime.live.outputs.picture import PushedPictures, upright_si
 from polypstream.realtime.live.outputs.push import PLACEHOLDER_AFTER_S, PLACEHOLDER_EVERY_S, SIZE_WITHOUT_FRAME
 from polypstream.realtime.live.viewers.viewer import LiveStatistics
 from polypstream.realtime.outlines.drawing import MarkerStyle
-from polypstream.threads import TRACKING_NICENESS, Delivery, Handover, HandoverClosed, Stages, lower_thread_priority
+from polypstream.scheduling import TRACKING_NICENESS, lower_thread_priority
+from polypstream.threads import Delivery, Handover, HandoverClosed, Stages
 
 if TYPE_CHECKING:
     from cyndilib.sender import Sender

@@ -25,7 +25,8 @@ from polypstream.realtime.live.outputs.relay import MILLISECOND
 from polypstream.realtime.live.outputs.relayed import Relay
 from polypstream.realtime.live.viewers.viewer import LiveStatistics
 from polypstream.realtime.outlines.drawing import MarkerStyle
-from polypstream.threads import TRACKING_NICENESS, Delivery, Handover, HandoverClosed, Stages, lower_thread_priority
+from polypstream.scheduling import TRACKING_NICENESS, lower_thread_priority
+from polypstream.threads import Delivery, Handover, HandoverClosed, Stages
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
 """Seconds between a failure and the next attempt; doubled after every failure until frames are accepted."""

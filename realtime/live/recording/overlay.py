@@ -20,7 +20,7 @@ from polypstream.realtime.outlines.drawing import MarkerStyle
 from polypstream.realtime.video.container import VideoInfo
 from polypstream.realtime.video.encoding import Encoding, FrameConverter, add_video_stream, working_format
 from polypstream.realtime.video.frame import Frame
-from polypstream.threads import ordinary_scheduling
+from polypstream.scheduling import ordinary_scheduling
 
 MILLISECOND = Fraction(1, 1000)
 KEY_FRAME_EVERY_MS = 1000

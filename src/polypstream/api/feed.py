@@ -43,7 +43,7 @@ def live(
     """
     from polypstream.realtime.live.feed import open_feed
     from polypstream.realtime.live.sources import AtEnd, SourceConfig, source_from_address
-    from polypstream.threads import INFERENCE_NICENESS, live_inference_threads
+    from polypstream.scheduling import INFERENCE_NICENESS, live_inference_threads
 
     feed_source = source_from_address(str(source), SourceConfig(at_end=AtEnd.LOOP if loop else AtEnd.STOP))
     with kept_on_success(model, threads=live_inference_threads(), niceness=INFERENCE_NICENESS) as (network, is_own):

@@ -207,7 +207,7 @@ def live(
     from polypstream.realtime.live.viewers.alerts import AlertConfig
     from polypstream.realtime.live.viewers.viewer import Commands
     from polypstream.realtime.outlines.drawing import MarkerStyle
-    from polypstream.threads import live_inference_threads, short_switch_interval
+    from polypstream.scheduling import live_inference_threads, short_switch_interval
 
     page, alerts = None, AlertConfig(after_s=alert_after, rearm_s=alert_rearm, quiet_s=alert_quiet, sound=alert_sound)
     if view == "page" or serve is not None or public_url is not None:

@@ -14,7 +14,7 @@ from polypstream.realtime.inference import segmenter as choosing
 from polypstream.realtime.inference.base import checked_probability
 from polypstream.realtime.inference.onnxruntime import OnnxRuntimeSegmenter
 from polypstream.realtime.inference.segmenter import segmenter_from_onnx
-from polypstream.threads import shares_of_cores
+from polypstream.scheduling import shares_of_cores
 from tests.models import SIZE, contract, write_green_finder
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from polypstream.arrays import Size
+from polypstream.arrays import Probability, Rgb, Size
 from polypstream.errors import BackendError, SourceError
 from polypstream.realtime.live.display_frame import DisplayFrame, Light, Status
 from polypstream.realtime.live.motion import Scene
@@ -19,6 +19,7 @@ from polypstream.realtime.live.sources.source import ConnectionStatus
 from polypstream.realtime.live.tracker import Tracker, TrackerConfig, View
 from polypstream.realtime.video.frame import Frame
 from tests.realtime.live.scripted import EAGER, DiscFinder, ScriptedSource, tissue
+from tests.slices import HAS_SLICES, slice_s
 
 LONG_S = 30.0
 
@@ -76,6 +77,38 @@ def test_frames_that_the_source_skipped_count_as_dropped() -> None:
         source.skipped = 3
         assert live.dropped == 3
         source.end()
+
+
+@pytest.mark.skipif(not HAS_SLICES, reason="this kernel has no time slices per thread")
+def test_threads_that_handle_frames_interrupt_the_network() -> None:
+    slices: dict[str, float] = {}
+
+    class Source(ScriptedSource):
+        def __iter__(self) -> Iterator[Frame]:
+            slices["capture"] = slice_s()
+            return super().__iter__()
+
+    class Finder(DiscFinder):
+        def segment(self, rgb: Rgb) -> Probability:
+            slices["inference"] = slice_s()
+            return super().segment(rgb)
+
+    class Watched(Tracker):
+        def view(self, *, scene: Scene, at_s: float, size: Size) -> View:
+            slices["tracking"] = slice_s()
+            return super().view(scene=scene, at_s=at_s, size=size)
+
+    before, source = slice_s(), Source()
+    with LivePipeline(source, Finder(), Watched(TrackerConfig(operating_point=EAGER, fade_ms=10_000))) as live:
+        items = iter(live)
+        shown_until(source, items, Light.READY)
+        slices["display"] = slice_s()
+        source.end()
+        list(items)
+    assert slice_s() == before
+    assert slices.pop("inference") > before
+    assert set(slices) == {"capture", "tracking", "display"}
+    assert max(slices.values()) < before
 
 
 @pytest.mark.realtime  # the light depends on the time since the last inference
