@@ -1,8 +1,12 @@
 """Time slice of the calling thread, as the kernel states it."""
 
+import platform
 import re
 import threading
 from pathlib import Path
+
+FIRST_KERNEL = (6, 12)
+"""Earlier ones state a slice, but it cannot be requested."""
 
 
 def _statement() -> str:
@@ -12,7 +16,12 @@ def _statement() -> str:
         return ""
 
 
-HAS_SLICES = "se.slice" in _statement()
+def _kernel() -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+HAS_SLICES = platform.system() == "Linux" and _kernel() >= FIRST_KERNEL and "se.slice" in _statement()
 
 
 def slice_s() -> float:
