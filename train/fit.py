@@ -20,7 +20,7 @@ from polypstream.train.encoder_weights import load_encoder
 from polypstream.train.networks.registry import NETWORKS
 from polypstream.train.pretrained import load_pretrained
 from polypstream.train.progress import EpochReport, Progress
-from polypstream.train.pytorch import compile_training, with_fast_layers
+from polypstream.train.pytorch import with_fast_layers
 from polypstream.train.recipe import LOSSES, loss_weights, one_cycle, with_auxiliary_heads
 from polypstream.train.run_folder import RunFolder, assign_values, values_of
 
@@ -44,7 +44,6 @@ def train(
     initial: Path | None = None,
     encoder: Path | None = None,
     pretrained: bool = False,
-    compiled: bool = False,
 ) -> Path:
     """Train a network, or resume the run in `run` after its last complete epoch.
 
@@ -58,7 +57,6 @@ def train(
         initial: Keras file of the same network whose weights a new run starts from; its input size may differ.
         encoder: ONNX file of a pretrained ResNet, for a network with an encoder that can start from one.
         pretrained: Start the encoder from the ImageNet weights of an installed package.
-        compiled: Compile the network with PyTorch first; this changes rounding, but is not a setting of the run.
 
     Returns:
         Path of `best.keras`, a float32 network.
@@ -81,8 +79,6 @@ def train(
     )
     trainer = _Trainer(config, source, validation, progress)
     trainer.start_from(initial, encoder, pretrained=pretrained)
-    if compiled:
-        compile_training(trainer.model)
     history = folder.resume(trainer.model)
     done = len(history)
     trainer.spent_s = sum(report.seconds for report in history)

@@ -382,16 +382,3 @@ def test_the_size_has_to_suit_the_network() -> None:
     assert TrainConfig(height=104, width=352).height == 104
     with pytest.raises(ConfigError, match="352x104; unet takes sides that are multiples of 16"):
         TrainConfig(model="unet", height=104, width=352)
-
-
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="there it works")
-def test_compiling_is_refused_on_another_backend_than_pytorch(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="set KERAS_BACKEND=torch, or leave --compile out"):
-        fit.train(
-            CONFIG,
-            training=disc_samples(8),
-            validation=disc_samples(4),
-            run=tmp_path,
-            progress=Quiet(),
-            compiled=True,
-        )

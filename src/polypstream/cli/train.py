@@ -100,13 +100,6 @@ def train(
         Literal["float32", "mixed_bfloat16", "mixed_float16"],
         typer.Option(help="Precision of the arithmetic; weights are float32."),
     ] = "mixed_bfloat16",
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="Compile the network (PyTorch only): minutes at the start, then a third less time per step.",
-        ),
-    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that prepare batches.")] = 2,
 ) -> None:
     """Train ResUNet++, or one of its baselines, on DATA.
@@ -159,7 +152,6 @@ def train(
                 initial=initial,
                 encoder=encoder,
                 pretrained=pretrained,
-                compiled=compiled,
             )
     except KeyboardInterrupt:
         kept = f"{progress.epochs_done} of {epochs} epochs are saved in {escape(str(run))}"
