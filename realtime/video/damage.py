@@ -1,9 +1,16 @@
 """Damaged intervals of a video, derived from the input and output of the decoder."""
 
 from bisect import insort
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
+from statistics import median_low
 
+_REORDERED = 4
+"""Frames that may be stored before others that are presented earlier: they survive where those are lost."""
+_RECENT = 16
+"""Frames from which the usual distance between two is computed."""
 _JOIN_S = Fraction(1, 4)
 """Intervals closer than this, in seconds, are merged: a broken group of pictures often contains some intact frames."""
 
@@ -56,6 +63,7 @@ class DamageLog:
         self._intervals: list[_DamagedInterval] = []
         self._corrupt_packets: set[int] = set()
         self._holes: list[int] = []
+        self._recent: deque[int] = deque(maxlen=_RECENT)
 
     @property
     def end(self) -> int | None:
@@ -77,11 +85,22 @@ class DamageLog:
         if any(hole <= pts for hole in self._holes):
             self._holes = [hole for hole in self._holes if hole > pts]
             if self._covered is not None and pts > self._covered:
-                self._add(_DamagedInterval(start=self._covered, end=pts, remark="the file is damaged there"))
+                start = self._start_of_hole(self._covered)
+                self._add(_DamagedInterval(start=start, end=pts, remark="the file is damaged there"))
+        self._recent.append(pts)
         if corrupt or pts in self._corrupt_packets:
             self._corrupt_packets.discard(pts)
             self._add(_DamagedInterval(start=pts, end=pts + (duration or self._step), corrupt=1))
         self._covered = max(pts + (duration or self._step), self._covered or pts)
+
+    def _start_of_hole(self, covered: int) -> int:
+        """Where the missing frames before the next one begin: earlier than `covered` if B-frames before it are lost."""
+        recent = list(self._recent)
+        usual = median_low(after - before for before, after in pairwise(recent)) if len(recent) > 2 else 0
+        for before, after in pairwise(recent[-_REORDERED - 1 :]):
+            if 2 * (after - before) > 3 * usual > 0:
+                return min(before + usual, covered)
+        return covered
 
     def failed(self) -> None:
         """Record that the decoder rejected a packet without a timestamp."""
