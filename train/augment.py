@@ -43,6 +43,8 @@ class Augmentation:
     """Probability of a defocus or motion blur."""
     noise: float = 0.15
     glare: float = 0.15
+    lighting: float = 0.0
+    """Probability of a region lit more strongly, up to overexposure, or less."""
     compression: float = 0.2
     border: float = 0.15
     """Probability of a black octagon or circle around the image, as endoscopes draw it."""
@@ -87,6 +89,7 @@ PRESETS = {
         compression=0.15,
         border=0.05,
         covered=0.1,
+        lighting=0.2,
         style=Style(
             amplitude=0.35,
             color=0.35,
@@ -116,6 +119,8 @@ def augment(
     if other is not None and settings.style != Style():
         rgb = restyled(rgb, other, settings.style, rng)
     rgb = _recolored(rgb, settings, rng)
+    if settings.lighting and rng.random() < settings.lighting:
+        rgb = _unevenly_lit(rgb, rng)
     if rng.random() < settings.glare:
         rgb = _with_glare(rgb, rng)
     if rng.random() < settings.blur:
@@ -206,6 +211,18 @@ def _with_glare(rgb: Image, rng: np.random.Generator) -> Image:
         cv2.ellipse(light, center, axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA)
     spread = np.asarray(cv2.GaussianBlur(light, (0, 0), max(0.6, width / 256)))[..., None]
     return (rgb + (250 - rgb.astype(np.float32)).clip(0) * spread).clip(0, 255).astype(np.uint8)
+
+
+def _unevenly_lit(rgb: Image, rng: np.random.Generator) -> Image:
+    """Change the exposure around a point, as the light of an endoscope does with the distance of the tissue."""
+    height, width = rgb.shape[:2]
+    center_y, center_x = rng.uniform(-0.1, 1.1, 2) * (height, width)
+    spread = rng.uniform(0.15, 0.5) * max(height, width)
+    stops = rng.uniform(-1.5, 1.5)
+    rows = np.exp(-0.5 * ((np.arange(height) - center_y) / spread) ** 2)
+    columns = np.exp(-0.5 * ((np.arange(width) - center_x) / spread) ** 2)
+    gain = 2 ** (stops * np.outer(rows, columns))
+    return np.clip(rgb * gain[..., np.newaxis], 0, 255).astype(np.uint8)
 
 
 def _compressed(rgb: Image, quality: int) -> Image:

@@ -75,6 +75,22 @@ def test_color_changes_leave_the_mask_alone() -> None:
         assert not np.array_equal(changed, rgb)
 
 
+def test_lighting_changes_the_exposure_around_a_point_and_nothing_else() -> None:
+    gray, mask = np.full((60, 80, 3), 100, np.uint8), np.ones((60, 80), np.uint8)
+    gray[:, :10] = 0
+    brighter = darker = 0
+    for seed in range(40):
+        lit, lit_mask = augment(gray, mask, replace(NOTHING, lighting=1), np.random.default_rng(seed))
+        np.testing.assert_array_equal(lit_mask, mask)
+        assert not lit[:, :10].any()
+        assert (lit[..., 0] == lit[..., 1]).all()
+        change = lit[:, 10:, 0].astype(int) - 100
+        assert (change >= 0).all() or (change <= 0).all()
+        brighter, darker = brighter + bool(change.max() > 20), darker + bool(change.min() < -20)
+    assert brighter > 5
+    assert darker > 5
+
+
 def test_the_same_generator_gives_the_same_pair_and_another_one_does_not() -> None:
     rgb, mask = disc_picture(4, height=64, width=64)
     one, again, other = (augment(rgb, mask, Augmentation(), np.random.default_rng(seed))[0] for seed in (7, 7, 8))
@@ -102,4 +118,4 @@ def test_the_light_preset_goes_nowhere_further_than_the_strong_one_but_for_borde
     assert PRESETS["strong"] == Augmentation()
     assert light.pop("style") == strong.pop("style")
     assert {name for name in light if light[name] > strong[name]} == {"border"}
-    assert {name for name in light if light[name] == strong[name]} == {"flip", "quarter_turn", "covered"}
+    assert {name for name in light if light[name] == strong[name]} == {"flip", "quarter_turn", "covered", "lighting"}
