@@ -38,6 +38,17 @@ DATASETS = ("kvasir-seg", "cvc-clinicdb", "polypgen")
 CENTER = "C4"
 GROUPS = ("kvasir-seg", "cvc-clinicdb", f"polypgen {CENTER}")
 THRESHOLD = 0.5
+_WITH_IMAGENET = TrainConfig(
+    model="resunetpp-lite0",
+    batch_size=16,
+    learning_rate=8e-4,
+    average_momentum=0.99,
+    augmentation=replace(PRESETS["hospitals"], lighting=0),
+    clean_share=0.1,
+    crop="content",
+    loss="structure",
+    frozen_stages=2,
+)
 RECIPES: Mapping[str, TrainConfig] = {
     "0.5.0": TrainConfig(
         model="resunetpp-r50",
@@ -47,28 +58,8 @@ RECIPES: Mapping[str, TrainConfig] = {
         augmentation=PRESETS["strong"],
         clean_share=0.15,
     ),
-    "0.6.0": TrainConfig(
-        model="resunetpp-lite0",
-        batch_size=16,
-        learning_rate=8e-4,
-        average_momentum=0.99,
-        augmentation=replace(PRESETS["hospitals"], lighting=0),
-        clean_share=0.1,
-        crop="content",
-        loss="structure",
-        frozen_stages=2,
-    ),
-    "0.7.0": TrainConfig(
-        model="resunetpp-lite2",
-        batch_size=16,
-        learning_rate=8e-4,
-        average_momentum=0.99,
-        augmentation=PRESETS["hospitals"],
-        clean_share=0.12,
-        crop="content",
-        loss="structure",
-        frozen_stages=2,
-    ),
+    "0.6.0": _WITH_IMAGENET,
+    "0.7.0": replace(_WITH_IMAGENET, model="resunetpp-lite2", augmentation=PRESETS["hospitals"], clean_share=0.12),
 }
 REFERENCE = "0.5.0"
 
