@@ -70,10 +70,14 @@ def row_of(records: list[FrameRecord], masks: list[Path], report: AnnotationRepo
 
 
 def measure(video: Path, masks: list[Path], *, temporal: bool) -> TemporalRow:
-    """Annotate the clip with the network of the package."""
+    """Annotate the clip with the network of the package, at the operating point that recordings use by default."""
     with TemporaryDirectory() as folder:
         segmenter = segmenter_from_onnx(default_model, backend="onnxruntime")
-        report = annotate_video(video, Path(folder), segmenter, AnnotateConfig(encoding=None, temporal=temporal))
+        point = segmenter.contract.recording_point(None)
+        config = AnnotateConfig(
+            threshold=point.threshold, min_area_share=point.min_area_share, encoding=None, temporal=temporal
+        )
+        report = annotate_video(video, Path(folder), segmenter, config)
         return row_of(list(read_records(report.records)), masks, report, temporal=temporal)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from polypstream.errors import ModelError
 
-PLAIN = "resunetpp-lite0.onnx"
-INT8 = "resunetpp-lite0-int8.onnx"
-FP16 = "resunetpp-lite0-fp16.onnx"
+PLAIN = "resunetpp-lite2.onnx"
+INT8 = "resunetpp-lite2-int8.onnx"
+FP16 = "resunetpp-lite2-fp16.onnx"
 FILES = {
     "onnxruntime": INT8,
     "openvino": INT8,

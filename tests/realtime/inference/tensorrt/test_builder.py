@@ -357,7 +357,7 @@ def test_without_a_driver_the_process_survives_and_reports_it(green: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("name", ["resunetpp", "resunetpp-lite0"])
+@pytest.mark.parametrize("name", ["resunetpp", "resunetpp-lite2"])
 def test_the_network_builds_in_every_precision(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
