@@ -36,6 +36,8 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     clean_share: float = 0.0
     """Images without a polyp are repeated until they make up this fraction of an epoch; 0 never repeats them."""
+    rendered: int = 0
+    """Number of frames of the synthetic colonoscopy among the training images."""
     crop: CropRule = "none"
     """Part of each image used for training and validation: all, or the bounding box of the endoscope image."""
     loss: str = "bce-dice"
@@ -79,5 +81,7 @@ class TrainConfig:
             raise ConfigError(f"the crop is {self.crop!r}; choose from {', '.join(get_args(CropRule))}")
         if self.loss not in LOSSES:
             raise ConfigError(f"the loss is {self.loss!r}; choose from {', '.join(LOSSES)}")
+        if self.rendered < 0:
+            raise ConfigError(f"the number of rendered frames is {self.rendered}; it must not be negative")
         if self.seed < 0:
             raise ConfigError(f"the seed is {self.seed}; it must not be negative")

@@ -75,6 +75,9 @@ def train(
         float,
         typer.Option(help="Fraction of an epoch for images without a polyp, which are repeated as needed."),
     ] = 0.0,
+    rendered: Annotated[
+        int, typer.Option(min=0, help="Number of frames of the synthetic colonoscopy to add to the training images.")
+    ] = 0,
     frozen_stages: Annotated[
         int, typer.Option(min=0, help="Number of encoder stages, stem included, to freeze, which saves time.")
     ] = 0,
@@ -129,6 +132,7 @@ def train(
         average_momentum=average_momentum,
         augmentation=PRESETS[augmentation],
         clean_share=clean_share,
+        rendered=rendered,
         seed=seed,
         precision=precision,
         crop=crop,
@@ -187,6 +191,7 @@ def _samples(
     workers: int,
 ) -> "tuple[Samples, Samples]":
     from polypstream.train.data import load_splits, pairs_from_folders
+    from polypstream.train.rendered import with_rendered
     from polypstream.train.splits import split_pairs, splits_by_hash, splits_from_csv
 
     pairs = pairs_from_folders(folders, mask_values=mask_values)
@@ -197,6 +202,8 @@ def _samples(
         splits = splits_from_csv(splits_file, column)
     wanted = {"training": split_pairs(pairs, splits, "train"), "validation": split_pairs(pairs, splits, "val")}
     loaded = load_splits(wanted, height=config.height, width=config.width, crop=config.crop, workers=workers)
+    if config.rendered:
+        loaded["training"] = with_rendered(loaded["training"], config.rendered, crop=config.crop)
     counts = " and ".join(f"{_count(samples)} for {name}" for name, samples in loaded.items())
     console.print(f"{counts}, scaled to {config.width}x{config.height}")
     return loaded["training"], loaded["validation"]
