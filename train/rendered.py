@@ -1,7 +1,7 @@
 """Rendered frames among the training images: the synthetic colonoscopy, with exact masks.
 
-A network that has only seen real tissue marks folds of the synthetic clip and misses its polyps, although that clip is
-what a new user looks at first. A few hundred frames of other seeds remove most of these errors.
+A network that has only seen real tissue marks some folds of the synthetic clip and misses some of its polyps, although
+that clip is what a new user looks at first. Frames of other seeds can be added to the training images for that reason.
 """
 
 from pathlib import Path
