@@ -38,12 +38,22 @@ def test_synthetic_clip_with_perfect_detections(missed: float) -> None:
     assert missed or scores["idf1"] >= 0.95
 
 
-@pytest.mark.slow
-def test_synthetic_clip_with_the_network() -> None:
+@pytest.fixture(scope="module")
+def with_the_network() -> dict[str, float]:
+    """Figures of the synthetic clip with detections of the network in the package."""
     with segmenter_from_onnx(default_model(), backend="onnxruntime") as segmenter:
-        scores = figures(synthetic(SyntheticClip(), segmenter), temporal=True)
-    assert scores["idf1_of_found"] >= 0.95  # the network misses polyps that are still far away, which has its own tests
-    assert scores["tracks"] <= scores["polyps"] + 3  # the network marks three folds for a while
+        return figures(synthetic(SyntheticClip(), segmenter), temporal=True)
+
+
+@pytest.mark.slow
+def test_synthetic_clip_with_the_network(with_the_network: dict[str, float]) -> None:
+    assert with_the_network["idf1_of_found"] >= 0.95  # distant polyps are missed, which has its own tests
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="model 0.7.0 marks tissue in three places long enough for a track")
+def test_the_network_causes_at_most_one_additional_track(with_the_network: dict[str, float]) -> None:
+    assert with_the_network["tracks"] <= with_the_network["polyps"] + 1
 
 
 def test_swapped_and_missing_ids_lower_the_scores() -> None:
