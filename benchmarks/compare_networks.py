@@ -11,6 +11,9 @@ ONNX Runtime. The same command without it then creates the table, on another mac
 `history.jsonl` and `best.keras` of each run folder. Milliseconds are measured in ONNX Runtime in one process that
 alternates between the networks, on files from `polypstream export`. If that is impossible, for example without
 TensorFlow, they are omitted, and can be added later by running the command elsewhere.
+
+Networks may be trained one at a time, also on different machines: `--previous REPORT.json` keeps the rows of networks
+that are not named this time. Their run folders are not needed; an untrained copy is timed, which costs the same.
 """
 
 import argparse
@@ -27,6 +30,7 @@ import keras
 from benchmarks.network_cost import frame_times, multiply_accumulates, onnx_file
 from benchmarks.network_runs import Run, train_all
 from benchmarks.report import RESULTS, write_report, write_table
+from polypstream.errors import ConfigError
 from polypstream.evaluation.evaluate import ImageScore, evaluate_pairs
 from polypstream.evaluation.predictor import KerasSegmenter
 from polypstream.metrics import mean_with_interval
@@ -104,6 +108,34 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def kept_rows(previous: Path | None, protocol: Mapping[str, Any], networks: Sequence[str]) -> list[dict[str, Any]]:
+    """Read the rows of an earlier report that this one keeps: those of networks other than `networks`.
+
+    Args:
+        previous: JSON of the earlier report; None if there is none.
+        protocol: What must be equal in both reports: data, seeds, recipe and threshold.
+        networks: Names of the networks measured this time.
+
+    Returns:
+        The rows; `commit` in each is the commit at which it was measured.
+
+    Raises:
+        ConfigError: The earlier report has another protocol.
+    """
+    if previous is None:
+        return []
+    report = json.loads(previous.read_text(encoding="utf-8"))
+    if changed := [key for key, value in protocol.items() if report[key] != json.loads(json.dumps(value))]:
+        raise ConfigError(
+            f"{previous} differs in {', '.join(changed)}; give --previous a report of the same protocol, or none"
+        )
+    return [
+        {**row, "commit": row.get("commit", report["commit"])}
+        for row in report["networks"]
+        if row["network"] not in networks
+    ]
+
+
 def planned_runs(options: argparse.Namespace) -> dict[str, list[Run]]:
     """List the runs of all networks, which differ only in network and seed."""
     return {
@@ -129,9 +161,23 @@ def planned_runs(options: argparse.Namespace) -> dict[str, list[Run]]:
     }
 
 
+def _untrained(name: str, options: argparse.Namespace) -> Path:
+    path: Path = options.runs / f"{name}-untrained.keras"
+    NETWORKS[name].build(height=options.size, width=options.size, widths=TrainConfig().widths).save(path)
+    return path
+
+
 def compare(options: argparse.Namespace) -> dict[str, Any] | None:
     """Train and measure everything; returns None if only training was requested."""
     runs = planned_runs(options)
+    recipe = {key: value for key, value in asdict(runs[options.networks[0]][0].config).items() if key != "model"}
+    protocol = {
+        "data": list(options.datasets),
+        "seeds": list(options.seeds),
+        "recipe": {key: value for key, value in recipe.items() if key != "seed"},
+        "threshold": THRESHOLD,
+    }
+    kept = kept_rows(options.previous, protocol, options.networks)
     splits = splits_from_csv(options.data / "splits.csv", "grouped")
     pairs = pairs_from_folders([options.data / name for name in options.datasets])
     parts = {"training": split_pairs(pairs, splits, "train"), "validation": split_pairs(pairs, splits, "val")}
@@ -140,18 +186,16 @@ def compare(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.train_only:
         return None
     test = split_pairs(pairs, splits, "test")
-    rows = [network_row(name, some, test) for name, some in runs.items()]
+    rows = [*(network_row(name, some, test) for name, some in runs.items()), *kept]
+    rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
     files = {name: onnx_file(some[0].folder.best) for name, some in runs.items()}
+    files |= {row["network"]: onnx_file(_untrained(row["network"], options)) for row in kept}
     exported = {name: file for name, file in files.items() if file is not None}
     times = frame_times(exported, [read_rgb(pair.image) for pair in test[:TIMED_IMAGES]]) if exported else {}
     frame_time = {name: asdict(time) for name, time in times.items()}
-    recipe = {key: value for key, value in asdict(runs[options.networks[0]][0].config).items() if key != "model"}
     return {
         "keras": {"version": keras.__version__, "backend": keras.backend.backend()},
-        "data": list(options.datasets),
-        "seeds": list(options.seeds),
-        "recipe": {key: value for key, value in recipe.items() if key != "seed"},
-        "threshold": THRESHOLD,
+        **protocol,
         "networks": [{**row, "frame_time": frame_time.get(row["network"])} for row in rows],
     }
 
@@ -173,6 +217,7 @@ def main() -> None:
     parser.add_argument("--augmentation", default="strong", choices=list(PRESETS))
     parser.add_argument("--precision", default=default.precision, choices=PRECISIONS)
     parser.add_argument("--workers", type=int, default=2, help="threads that prepare batches")
+    parser.add_argument("--previous", type=Path, help="report (JSON) whose rows of other networks are kept")
     parser.add_argument("--train-only", action="store_true", help="only train, without measurements")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()

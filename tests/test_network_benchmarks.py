@@ -252,6 +252,24 @@ def test_networks_are_trained_once_and_compared(tmp_path: Path, data: Path) -> N
 
 
 @pytest.mark.slow
+def test_networks_trained_elsewhere_keep_their_rows(tmp_path: Path, data: Path) -> None:
+    budget = ("--data", data, "--epochs", 1, "--size", 32, "--batch-size", 4)
+    first = run("compare_networks", *budget, "--networks", "resunet", "--runs", tmp_path / "a", "--results", tmp_path)
+    assert first.returncode == 0, first.stderr
+    (resunet,) = written(tmp_path, "compare_networks")["networks"]
+    (previous,) = tmp_path.glob("*.json")
+    more = ("--networks", "unet", "--runs", tmp_path / "b", "--previous", previous)
+    second = run("compare_networks", *budget, *more, "--results", tmp_path / "both")
+    assert second.returncode == 0, second.stderr
+    rows = written(tmp_path / "both", "compare_networks")["networks"]
+    assert [row["network"] for row in rows] == ["unet", "resunet"]
+    assert all(row["frame_time"]["median_ms"] > 0 for row in rows)
+    assert {key: rows[1][key] for key in ("runs", "test")} == {key: resunet[key] for key in ("runs", "test")}
+    refused = run("compare_networks", *budget, *more, "--results", tmp_path / "both", "--learning-rate", 0.1)
+    assert f"{previous} differs in recipe" in refused.stderr
+
+
+@pytest.mark.slow
 def test_a_recipe_is_scored_on_the_source_that_it_was_not_trained_on(data: Path, tmp_path: Path) -> None:
     rows = [f"{number:03d}.png,C{4 if number in {0, 6} else 1},0.1" for number in range(8)]
     (data / "polypgen" / "centres.csv").write_text("\n".join(["image,centre,polyp_fraction", *rows]), encoding="utf-8")
