@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from benchmarks.report import RESULTS, write_report
+from polypstream.contract import OperatingPoint
 from polypstream.evaluation.evaluate import ImageScore, Predict, evaluate_pairs, evaluate_video
 from polypstream.metrics import mean_with_interval
 from polypstream.models import default_model
@@ -30,19 +31,20 @@ SIZES = ((0.05, "under 5% of the image"), (0.15, "5 to 15%"), (1.01, "over 15%")
 """Upper limits of the polyp's share of the image, and names of the rows."""
 
 
-def still_rows(data: Path, predict: Predict, threshold: float) -> list[dict[str, object]]:
+def still_rows(data: Path, predict: Predict, point: OperatingPoint) -> list[dict[str, object]]:
     """Evaluate the test splits of the public data sets, split both ways, and PolypGen's validation frames."""
     rows: list[dict[str, object]] = []
     columns: tuple[Literal["grouped", "random"], ...] = ("grouped", "random")
     for column in columns:
         splits = splits_from_csv(data / "splits.csv", column)
         pairs = split_pairs(pairs_from_folders([data / name for name in TEST_SETS]), splits, "test")
-        result = evaluate_pairs(predict, pairs, threshold)
+        result = evaluate_pairs(predict, pairs, point.threshold, min_peak=point.min_peak)
         rows += [{"split": f"{column} test", **asdict(row)} for row in result.datasets]
         if column == "grouped":
             rows += size_rows(result.images, pairs)
     splits = splits_from_csv(data / "splits.csv", "grouped")
-    result = evaluate_pairs(predict, split_pairs(pairs_from_folders([data / "polypgen"]), splits, "val"), threshold)
+    pairs = split_pairs(pairs_from_folders([data / "polypgen"]), splits, "val")
+    result = evaluate_pairs(predict, pairs, point.threshold, min_peak=point.min_peak)
     with_polyp = [score for score in result.images if score.polyp_pixels]
     clean = [score for score in result.images if not score.polyp_pixels]
     rows.append(
@@ -74,9 +76,10 @@ def size_rows(scores: Sequence[ImageScore], pairs: Sequence[Pair]) -> list[dict[
     return rows
 
 
-def clip_row(data: Path, predict: Predict, threshold: float) -> dict[str, object]:
+def clip_row(data: Path, predict: Predict, point: OperatingPoint) -> dict[str, object]:
     """Evaluate the real clip frame by frame."""
-    result = evaluate_video(predict, data / "video" / "apparent.mp4", data / "video" / "apparent_masks", threshold)
+    clip, masks = data / "video" / "apparent.mp4", data / "video" / "apparent_masks"
+    result = evaluate_video(predict, clip, masks, point.threshold, min_peak=point.min_peak)
     return {
         "polyp_frames": len(result.polyp_frames),
         "clean_frames": len(result.clean_frames),
@@ -117,8 +120,8 @@ def main() -> None:
     options = parser.parse_args()
     with segmenter_from_onnx(options.model or default_model(), backend="onnxruntime") as segmenter:
         predict, contract = partial(probability_of_still, segmenter, crop=segmenter.contract.crop), segmenter.contract
-        rows = still_rows(options.data, predict, contract.threshold)
-        clip = clip_row(options.data, predict, contract.threshold)
+        rows = still_rows(options.data, predict, contract.recording_point())
+        clip = clip_row(options.data, predict, contract.recording_point())
     path = write_report(
         "accuracy", {"contract": asdict(contract), "images": rows, "clip": clip}, folder=options.results
     )

@@ -2,8 +2,8 @@
 
 Run with `python -m benchmarks.dice_drift --keras MODEL.keras --data FOLDER` (with the layout described in
 `CONTRIBUTING.md`) and any number of `--run MODEL.onnx:BACKEND`. Every image is processed by Keras and by each run; Dice
-is computed in source pixels at the model's threshold, and differences are run minus Keras. Means have 95% bootstrap
-intervals over images, as a few images with uncertain outlines can dominate them.
+is computed in source pixels at the model's threshold and minimum peak, and differences are run minus Keras. Means have
+95% bootstrap intervals over images, as a few images with uncertain outlines can dominate them.
 """
 
 import argparse
@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import RESULTS, write_report
-from polypstream.arrays import Rgb
-from polypstream.content import crop_of
+from polypstream.arrays import Mask, Probability, Rgb
+from polypstream.content import Crop, crop_of
 from polypstream.evaluation.evaluate import Predict
 from polypstream.export.toolchain import load_toolchain, quiet_native_logs
 from polypstream.metrics import Overlap, mean_with_interval
 from polypstream.realtime.inference.segmenter import Segmenter, segmenter_from_onnx
+from polypstream.realtime.outlines.contours import without_weak_regions
 from polypstream.train.data import pairs_from_folders, read_pair
 from polypstream.train.image_files import read_mask
 from polypstream.train.splits import split_pairs, splits_from_csv
@@ -69,17 +70,21 @@ def keras_reference(path: Path, *, height: int, width: int, temperature: float =
     return KerasSegmenter(network).segment
 
 
-def compare(samples: list[Sample], reference: Predict, run: Segmenter, threshold: float) -> dict[str, float]:
+def compare(samples: list[Sample], reference: Predict, run: Segmenter) -> dict[str, float]:
     """Compute the drift of one run over all samples."""
+    point = run.contract.recording_point()
+
+    def mask_of(probability: Probability, part: Crop, shape: tuple[int, int]) -> Mask:
+        height, width = shape
+        strong = without_weak_regions(probability, threshold=point.threshold, min_peak=point.min_peak)
+        return np.asarray(part.placed(strong, height=height, width=width) >= point.threshold)
+
     drifts, flipped, pixels = [], 0, 0
     for sample in samples:
         part, (height, width) = crop_of(sample.rgb, run.contract.crop), sample.truth.shape
         size = (run.width, run.height)
         small = np.asarray(cv2.resize(part.of(sample.rgb), size, interpolation=cv2.INTER_AREA), np.uint8)
-        before, after = (
-            np.asarray(part.placed(segment(small), height=height, width=width) >= threshold)
-            for segment in (reference, run.segment)
-        )
+        before, after = (mask_of(segment(small), part, (height, width)) for segment in (reference, run.segment))
         drifts.append(Overlap.of(sample.truth, after).dice - Overlap.of(sample.truth, before).dice)
         flipped, pixels = flipped + int(np.count_nonzero(before != after)), pixels + before.size
     sizes = np.abs(drifts)
@@ -118,7 +123,7 @@ def main() -> None:
                 options.keras, height=run.height, width=run.width, temperature=options.temperature
             )
             for name, samples in sets.items():
-                drift = compare(samples, reference, run, run.contract.threshold)
+                drift = compare(samples, reference, run)
                 rows.append(
                     {
                         "model": Path(path).name,

@@ -75,7 +75,11 @@ def measure(video: Path, masks: list[Path], *, temporal: bool) -> TemporalRow:
         segmenter = segmenter_from_onnx(default_model, backend="onnxruntime")
         point = segmenter.contract.recording_point(None)
         config = AnnotateConfig(
-            threshold=point.threshold, min_area_share=point.min_area_share, encoding=None, temporal=temporal
+            threshold=point.threshold,
+            min_area_share=point.min_area_share,
+            min_peak=point.min_peak,
+            encoding=None,
+            temporal=temporal,
         )
         report = annotate_video(video, Path(folder), segmenter, config)
         return row_of(list(read_records(report.records)), masks, report, temporal=temporal)

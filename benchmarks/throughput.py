@@ -89,7 +89,7 @@ def stage_ms(video: Path, segmenter: Segmenter) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     scaler = ModelInputScaler()
     inputs = ModelInputs(height=segmenter.height, width=segmenter.width, crop=segmenter.contract.crop)
-    threshold, style = segmenter.contract.threshold, MarkerStyle()
+    point, style = segmenter.contract.recording_point(), MarkerStyle()
 
     @contextmanager
     def timed(stage: str) -> Iterator[None]:
@@ -116,7 +116,9 @@ def stage_ms(video: Path, segmenter: Segmenter) -> dict[str, float]:
             image = writer.prepared(frame)
             width, height = image.width, image.height
             with timed("contours"):
-                polyps = polyps_from_probability(probability, threshold=threshold, width=width, height=height)
+                polyps = polyps_from_probability(
+                    probability, threshold=point.threshold, min_peak=point.min_peak, width=width, height=height
+                )
             with timed("draw"):
                 draw_markers(image, polyps, style)
             with timed("encode"):

@@ -87,7 +87,10 @@ def detected(segmenter: Segmenter, rgb: Rgb) -> list[Polyp]:
     """Detect polyps in a frame with the network."""
     height, width = rgb.shape[:2]
     probability = probability_of_still(segmenter, rgb, crop=segmenter.contract.crop)
-    return polyps_from_probability(probability, threshold=segmenter.contract.threshold, width=width, height=height)
+    point = segmenter.contract.recording_point()
+    return polyps_from_probability(
+        probability, threshold=point.threshold, min_peak=point.min_peak, width=width, height=height
+    )
 
 
 def _visible(masks: Mapping[int, Mask]) -> dict[int, Mask]:

@@ -33,6 +33,8 @@ class ExportConfig:
     version: str | None = None
     """Version of the weights; None: the first 12 digits of the Keras file's SHA-256."""
     threshold: float = 0.5
+    min_peak: float = 0.0
+    """Probability that a region must reach somewhere, for masks and recordings."""
     operating_points: tuple[OperatingPoint, ...] = ()
     """Operating points for live video; empty: a single one with `threshold`."""
     training_data: str = NOT_STATED
@@ -56,6 +58,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise ConfigError(f"the threshold is {self.threshold}; it must be between 0 and 1")
+        if not 0 <= self.min_peak < 1:
+            raise ConfigError(f"min_peak is {self.min_peak}; it must be from 0 to below 1")
         if not 0.1 <= self.temperature <= 10:
             raise ConfigError(f"the temperature is {self.temperature}; it must be between 0.1 and 10")
         for side in (self.height, self.width):

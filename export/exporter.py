@@ -127,6 +127,7 @@ def _contract(config: ExportConfig, network: keras.Model) -> ModelContract:
         height=height,
         width=width,
         threshold=config.threshold,
+        min_peak=config.min_peak,
         operating_points=config.operating_points,
         training_data=config.training_data,
         license=config.license,

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import subprocess
 import sys
 import threading
@@ -138,6 +139,19 @@ def test_annotate_uses_the_threshold_and_smallest_region_of_an_operating_point(t
     assert found["large"] == found["strict"] == 0
     with pytest.raises(ps.ConfigError, match="choose one of eager, large, strict"):
         ps.annotate(clip, tmp_path, model=model, operating_point="specific")
+
+
+def test_annotate_uses_the_minimum_peak_of_the_model_unless_a_threshold_is_given(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip, SyntheticClip(width=96, height=96, seconds=0.2))
+    model = write_green_finder(
+        tmp_path / "m.onnx", metadata=contract(threshold=0.01, min_peak=0.999).to_metadata(), gain=-0.1, bias=-4.0
+    )
+    assert ps.annotate(clip, tmp_path / "all", model=model, threshold=0.01, records_only=True).polyps > 0
+    report = ps.annotate(clip, tmp_path / "strong", model=model, records_only=True)
+    assert report.polyps == 0
+    summary = json.loads(report.records.with_name("clip_summary.json").read_text(encoding="utf-8"))
+    assert (summary["threshold"], summary["min_peak"]) == (0.01, 0.999)
 
 
 @pytest.mark.realtime

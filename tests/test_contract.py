@@ -38,6 +38,7 @@ def points(draw: st.DrawFn) -> tuple[OperatingPoint, ...]:
             name=name,
             threshold=draw(st.floats(0.01, 0.99)),
             min_area_share=draw(st.floats(0, 0.5)),
+            min_peak=draw(st.floats(0, 0.99)),
             appear_ms=draw(st.floats(0, 1000)),
             vanish_ms=draw(st.floats(0, 1000)),
         )
@@ -51,6 +52,7 @@ def points(draw: st.DrawFn) -> tuple[OperatingPoint, ...]:
     height=st.integers(1, 100).map(lambda n: 8 * n),
     width=st.integers(1, 100).map(lambda n: 8 * n),
     threshold=st.floats(0.01, 0.99),
+    min_peak=st.floats(0, 0.99),
     operating_points=points(),
 )
 def test_metadata_round_trip(**fields: object) -> None:
@@ -65,6 +67,8 @@ def test_metadata_round_trip(**fields: object) -> None:
         ({"width": 0}, "multiples of 8"),
         ({"threshold": 1.0}, "between 0 and 1"),
         ({"threshold": 1}, "of type float"),
+        ({"min_peak": 1.0}, "min_peak is 1.0"),
+        ({"min_peak": float("nan")}, "min_peak is nan"),
         ({"color_order": "BGR"}, "takes BGR images"),
         ({"crop": "square"}, "cropped by the rule 'square'.*none and content"),
         ({"format": 99}, "format 99"),
@@ -90,8 +94,30 @@ def test_format_1_is_read_and_its_threshold_becomes_the_operating_point() -> Non
     old = read(FORMAT_1)
     assert (old.license, old.color_order, old.normalization) == ("Apache-2.0", "RGB", "inside the graph")
     assert [(point.name, point.threshold) for point in old.operating_points] == [("default", 0.6)]
-    assert old.crop == "none"
+    assert (old.crop, old.min_peak) == ("none", 0)
     assert ModelContract.from_metadata(old.to_metadata()) == old
+
+
+def test_format_2_is_read_and_requires_no_peak() -> None:
+    fields = json.loads(
+        contract(operating_points=(OperatingPoint(name="one", threshold=0.7),)).to_metadata()[METADATA_KEY]
+    )
+    del fields["min_peak"], fields["operating_points"][0]["min_peak"]
+    old = read({**fields, "format": 2})
+    assert (old.min_peak, old.operating_point().min_peak, old.recording_point().min_peak) == (0, 0, 0)
+    assert ModelContract.from_metadata(old.to_metadata()) == old
+    with pytest.raises(ModelError, match="min_peak"):
+        read(fields)
+
+
+def test_recordings_use_the_peak_of_the_model_unless_a_threshold_is_chosen() -> None:
+    model = contract(threshold=0.5, min_peak=0.9, operating_points=(OperatingPoint(name="one", threshold=0.7),))
+    point = model.recording_point()
+    assert (point.threshold, point.min_peak) == (0.5, 0.9)
+    assert (point.with_threshold(0.3).threshold, point.with_threshold(0.3).min_peak) == (0.3, 0)
+    assert model.recording_point("one").min_peak == 0
+    (only,) = contract(threshold=0.5, min_peak=0.9).operating_points
+    assert only.min_peak == 0.9
 
 
 def test_an_operating_point_is_found_by_its_name() -> None:
@@ -112,6 +138,8 @@ def test_an_operating_point_is_found_by_its_name() -> None:
         {"threshold": float("nan")},
         {"threshold": True},
         {"min_area_share": -0.1},
+        {"min_peak": 1.0},
+        {"min_peak": -0.5},
         {"appear_ms": -1},
         {"vanish_ms": 1e9},
     ],

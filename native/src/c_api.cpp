@@ -126,8 +126,8 @@ void segment(polypstream_model& model, const polypstream_frame& frame, polypstre
     result.map_width = whole_width, result.map_height = whole_height;
     result.width = frame.width, result.height = frame.height;
     result.polyps = polyps_of(
-        result.probability.data(), whole_width, whole_height, static_cast<float>(contract.threshold), frame.width,
-        frame.height, min_area_share
+        result.probability.data(), whole_width, whole_height, static_cast<float>(contract.threshold),
+        static_cast<float>(contract.min_peak), frame.width, frame.height, min_area_share
     );
 }
 

@@ -22,7 +22,7 @@ constexpr int side_x[4] = {1, 0, -1, 0}, side_y[4] = {0, -1, 0, 1};
 
 class Regions {
   public:
-    Regions(const float* map, int columns, int rows, float threshold)
+    Regions(const float* map, int columns, int rows, float threshold, float min_peak)
         : columns_(columns + 2 * margin), rows_(rows + 2 * margin), threshold_(threshold),
           value_(static_cast<std::size_t>(columns_) * rows_), is_polyp_(value_.size(), 0), filled_(value_.size(), 1),
           passed_(value_.size(), 0) {
@@ -33,6 +33,7 @@ class Regions {
         for (int y = 1; y + 1 < rows_; ++y) {
             for (int x = 1; x + 1 < columns_; ++x) is_polyp_[at(x, y)] = value_[at(x, y)] >= threshold;
         }
+        if (min_peak > threshold) drop_weak(min_peak);
         // What the background reaches from the border is outside; holes and islands in them are filled.
         std::vector<int> open = {0};
         filled_[0] = 0;
@@ -67,6 +68,30 @@ class Regions {
 
   private:
     std::size_t at(int x, int y) const { return static_cast<std::size_t>(y) * columns_ + x; }
+
+    // Sets regions that never reach `min_peak` to 0.
+    void drop_weak(float min_peak) {
+        std::vector<std::uint8_t> seen(value_.size(), 0);
+        std::vector<int> region;
+        for (int start = 0; start < static_cast<int>(value_.size()); ++start) {
+            if (!is_polyp_[start] || seen[start]) continue;
+            bool is_strong = false;
+            region.assign(1, start);
+            seen[start] = 1;
+            for (std::size_t done = 0; done < region.size(); ++done) {
+                const int here = region[done], x = here % columns_, y = here / columns_;
+                is_strong = is_strong || value_[here] >= min_peak;
+                for (int v = y - 1; v <= y + 1; ++v) {
+                    for (int u = x - 1; u <= x + 1; ++u) {
+                        const int next = static_cast<int>(at(u, v));
+                        if (is_polyp_[next] && !seen[next]) seen[next] = 1, region.push_back(next);
+                    }
+                }
+            }
+            if (is_strong) continue;
+            for (const int here : region) is_polyp_[here] = 0, value_[here] = 0;
+        }
+    }
 
     // Walks along the sides of a region's outer pixels; one point for each side, where the value passes the threshold.
     void trace(int x, int y, Region& region) {
@@ -230,11 +255,12 @@ double area_of(const Curve& curve) {
 }  // namespace
 
 std::vector<Polyp> polyps_of(
-    const float* map, int columns, int rows, float threshold, int width, int height, double min_area_share
+    const float* map, int columns, int rows, float threshold, float min_peak, int width, int height,
+    double min_area_share
 ) {
     const double scale_x = double(width) / columns, scale_y = double(height) / rows;
     std::vector<Polyp> polyps;
-    Regions regions(map, columns, rows, threshold);
+    Regions regions(map, columns, rows, threshold, min_peak);
     Regions::Region region;
     while (regions.next(region)) {
         const double box = (region.right - region.left + 3.0) * (region.bottom - region.top + 3.0);

@@ -10,9 +10,11 @@ struct Polyp {
     float area = 0, score = 0;
 };
 
-// Polyps of a map of `columns` x `rows` values that shows a whole frame of `width` x `height`; the largest first.
+// Polyps of a map of `columns` x `rows` values that shows a whole frame of `width` x `height`; the largest first. Regions
+// that never reach `min_peak` are left out.
 std::vector<Polyp> polyps_of(
-    const float* map, int columns, int rows, float threshold, int width, int height, double min_area_share
+    const float* map, int columns, int rows, float threshold, float min_peak, int width, int height,
+    double min_area_share
 );
 
 }  // namespace polypstream

@@ -116,19 +116,21 @@ Contract contract_from(const std::string& json) {
     if (format == 1) {
         // Released before contracts knew of crops; polypstream.contract says the same.
         contract.crops_to_content = contract.name == "resunetpp-r50" && contract.version == "0.5.0";
-    } else if (format == 2) {
+    } else if (format == 2 || format == 3) {
         const std::string crop = text("crop");
         if (crop != "none" && crop != "content") {
             throw ModelError("the model takes images cropped by the rule " + crop + "; update polypstream");
         }
         contract.crops_to_content = crop == "content";
+        if (format == 3) contract.min_peak = number("min_peak");
     } else {
-        throw ModelError("the model's contract has the format " + text("format") + ", this software reads 1 and 2; update polypstream");
+        throw ModelError("the model's contract has the format " + text("format") + ", this software reads 1 to 3; update polypstream");
     }
     if (contract.width < 8 || contract.height < 8 || contract.width > 8192 || contract.height > 8192) {
         damaged("has an input of " + std::to_string(contract.width) + "x" + std::to_string(contract.height));
     }
     if (!(contract.threshold > 0 && contract.threshold < 1)) damaged("has the threshold " + text("threshold"));
+    if (!(contract.min_peak >= 0 && contract.min_peak < 1)) damaged("has the min_peak " + text("min_peak"));
     return contract;
 }
 

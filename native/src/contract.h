@@ -8,7 +8,7 @@ namespace polypstream {
 struct Contract {
     std::string name, version;
     int width = 0, height = 0;
-    double threshold = 0;
+    double threshold = 0, min_peak = 0;
     bool crops_to_content = false;
 };
 

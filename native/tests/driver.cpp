@@ -143,7 +143,8 @@ void finds() {
         const int columns = any(1, 40), rows = any(1, 40);
         std::vector<float> map(static_cast<std::size_t>(columns) * rows);
         for (float& value : map) value = round % 5 == 0 ? 1.0f : any_share();
-        for (const Polyp& polyp : polyps_of(map.data(), columns, rows, 0.5f, any(1, 300), any(1, 300), 0)) {
+        const float min_peak = any(0, 1) ? 0.0f : 0.75f;
+        for (const Polyp& polyp : polyps_of(map.data(), columns, rows, 0.5f, min_peak, any(1, 300), any(1, 300), 0)) {
             for (float value : polyp.points) require(value >= 0 && value <= 300, "contours stay within the frame");
             require(polyp.score >= 0.5f || polyp.score == 0, "a region's mean reaches the threshold");
         }
@@ -158,10 +159,10 @@ void finds() {
 
 void reads() {
     const std::string good =
-        "{\"format\": 2, \"name\": \"n\", \"version\": \"1\", \"width\": 16, \"height\": 24, \"threshold\": 0.25, \"crop\": "
+        "{\"format\": 3, \"min_peak\": 0.75, \"name\": \"n\", \"version\": \"1\", \"width\": 16, \"height\": 24, \"threshold\": 0.25, \"crop\": "
         "\"content\", \"operating_points\": [{\"threshold\": 0.9, \"name\": \"a\"}]}";
     const Contract contract = contract_from(good);
-    require(contract.width == 16 && contract.height == 24 && contract.threshold == 0.25 && contract.crops_to_content, "the contract");
+    require(contract.width == 16 && contract.height == 24 && contract.threshold == 0.25 && contract.min_peak == 0.75 && contract.crops_to_content, "the contract");
     for (int round = 0; round < 2000; ++round) {
         std::string text = good.substr(0, round % 2 ? good.size() : any(0, static_cast<int>(good.size())));
         for (int k = any(0, 3); k > 0 && !text.empty(); --k) text[any(0, static_cast<int>(text.size()) - 1)] = static_cast<char>(any(32, 126));

@@ -49,6 +49,8 @@ class AnnotateConfig:
     """Probability from which a pixel is polyp."""
     min_area_share: float = MIN_AREA_SHARE
     """Minimum area of a region, as a fraction of the frame."""
+    min_peak: float = 0.0
+    """Probability that a region must reach somewhere."""
     temporal: bool = True
     """Whether detections without support in neighboring frames are dropped, and short gaps filled; see `temporal`."""
     encoding: Encoding | None = field(default_factory=Encoding)
@@ -72,6 +74,8 @@ class AnnotateConfig:
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise ConfigError(f"the threshold is {self.threshold}; it must be between 0 and 1")
+        if not 0 <= self.min_peak < 1:
+            raise ConfigError(f"min_peak is {self.min_peak}; it must be from 0 to below 1")
         if self.decoder not in get_args(VideoDecoder):
             raise ConfigError(f"the decoder is {self.decoder!r}; choose 'auto', 'cpu' or 'cuda'")
         if self.deidentify and self.soft_overlay:
@@ -189,6 +193,7 @@ def polyps_found(segmented: Segmented, info: VideoInfo, config: AnnotateConfig) 
         width=info.width,
         height=info.height,
         min_area_share=config.min_area_share,
+        min_peak=config.min_peak,
         place=Place(crop=segmented.image.shown, rows=rows, columns=columns),
     )
 
@@ -365,6 +370,7 @@ def annotate_video(
         software=version("polypstream"),
         backend=segmenter.backend,
         threshold=config.threshold,
+        min_peak=config.min_peak,
         tracks=statistics.tracks,
         frames_with_polyp=marked,
         notices=notices,

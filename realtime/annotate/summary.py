@@ -87,6 +87,8 @@ class Summary:
     threshold: float
     tracks: tuple[PolypTrack, ...]
     frames_with_polyp: int
+    min_peak: float = 0.0
+    """Probability that a region had to reach somewhere."""
     notices: tuple[str, ...] = ()
     damage: tuple[Damage, ...] = ()
     """Intervals of the source that could not be decoded."""

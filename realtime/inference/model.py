@@ -80,11 +80,13 @@ class Model:
             BackendError: Inference failed, or the model is closed.
         """
         rgb = _read_image(Path(image)) if isinstance(image, str | Path) else _checked_image(image)
+        point = self._point(threshold)
         probability = probability_of_still(self._lanes, rgb, crop=self.contract.crop)
         height, width = rgb.shape[:2]
         return Result(
             model_probability=probability,
-            threshold=self._threshold(threshold),
+            threshold=point.threshold,
+            min_peak=point.min_peak,
             width=width,
             height=height,
             source=rgb,
@@ -109,7 +111,7 @@ class Model:
             SourceError: The video cannot be read.
             BackendError: Inference failed, or the model is closed.
         """
-        limit = self._threshold(threshold)
+        point = self._point(threshold)
         with ExitStack() as stack:
             reader = video if isinstance(video, VideoReader) else stack.enter_context(VideoReader(video))
             pipeline = stack.enter_context(Pipeline(reader, *self._lanes.in_parallel()))
@@ -118,7 +120,8 @@ class Model:
                     frame = item.frame
                     result = Result(
                         model_probability=item.probability,
-                        threshold=limit,
+                        threshold=point.threshold,
+                        min_peak=point.min_peak,
                         width=frame.picture.width,
                         height=frame.picture.height,
                         source=frame,
@@ -141,10 +144,9 @@ class Model:
         contract = self.contract
         return f"<Model {contract.name} {contract.version}, {contract.width}x{contract.height}, {self.backend}>"
 
-    def _threshold(self, threshold: float | None) -> float:
-        if threshold is not None and not 0 < threshold < 1:
-            raise ConfigError(f"the threshold is {threshold}; it must be between 0 and 1")
-        return self.threshold if threshold is None else threshold
+    def _point(self, threshold: float | None) -> OperatingPoint:
+        point = self.contract.recording_point()
+        return point if threshold is None else point.with_threshold(threshold)
 
 
 class ThreadedSegmenter(ContractSize):

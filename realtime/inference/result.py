@@ -27,6 +27,8 @@ class Result:
     """Network output, float32 (model height, model width); 0 outside the content area."""
     threshold: float
     """Probability from which a pixel is polyp."""
+    min_peak: float
+    """Probability that a region must reach somewhere."""
     width: int
     """Size of the image in pixels."""
     height: int
@@ -42,7 +44,11 @@ class Result:
         """Contour, box, area and score of each polyp, largest first."""
         return tuple(
             polyps_from_probability(
-                self.model_probability, threshold=self.threshold, width=self.width, height=self.height
+                self.model_probability,
+                threshold=self.threshold,
+                min_peak=self.min_peak,
+                width=self.width,
+                height=self.height,
             )
         )
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -97,4 +96,4 @@ def open_feed(
 
 def _point(model: Model, name: str | None, threshold: float | None) -> OperatingPoint:
     point = model.contract.operating_point(name)
-    return point if threshold is None else replace(point, threshold=threshold)
+    return point if threshold is None else point.with_threshold(threshold)

@@ -126,7 +126,7 @@ class Tracker:
     def set_threshold(self, threshold: float) -> None:
         """Change the threshold of the operating point only."""
         with self._lock:
-            self._point = replace(self._point, threshold=threshold)
+            self._point = self._point.with_threshold(threshold)
 
     def update(
         self,
@@ -276,7 +276,12 @@ def _is_visible(track: Track, visibility: Visibility) -> bool:
 def _detections(probability: Probability, point: OperatingPoint, size: Size) -> list[Detection]:
     width, height = size
     polyps = polyps_from_probability(
-        probability, threshold=point.threshold, width=width, height=height, min_area_share=point.min_area_share
+        probability,
+        threshold=point.threshold,
+        width=width,
+        height=height,
+        min_area_share=point.min_area_share,
+        min_peak=point.min_peak,
     )
     return [Detection(contour=np.divide(polyp.contour, size, dtype=np.float32), score=polyp.score) for polyp in polyps]
 

@@ -67,6 +67,29 @@ class Place:
     columns: int
 
 
+def without_weak_regions(probability: Probability, *, threshold: float, min_peak: float) -> Probability:
+    """Set regions that never reach `min_peak` to 0; everything else stays as it is (hysteresis thresholding).
+
+    A region is connected, through sides or corners, and reaches `threshold` everywhere. A polyp is nearly always found
+    with high confidence somewhere; what stays just above the threshold is mostly a fold or a reflection.
+
+    Args:
+        probability: float32 (H, W) in [0, 1].
+        threshold: Probability from which a pixel belongs to a region.
+        min_peak: Probability that a region must reach somewhere; up to `threshold`, it changes nothing.
+
+    Returns:
+        float32 (H, W); the same array if nothing is removed.
+    """
+    if min_peak <= threshold:
+        return probability
+    count, regions = cv2.connectedComponents((probability >= threshold).astype(np.uint8), connectivity=8)
+    is_strong = np.zeros(count, np.bool_)
+    is_strong[0] = True  # what is below the threshold
+    is_strong[regions[probability >= min_peak]] = True
+    return probability if is_strong.all() else np.where(is_strong[regions], probability, np.float32(0))
+
+
 def polyps_from_probability(
     probability: Probability,
     *,
@@ -74,6 +97,7 @@ def polyps_from_probability(
     width: int,
     height: int,
     min_area_share: float = MIN_AREA_SHARE,
+    min_peak: float = 0.0,
     place: Place | None = None,
 ) -> list[Polyp]:
     """Find the polyps in a probability map.
@@ -88,6 +112,7 @@ def polyps_from_probability(
         width: Width of the source image in pixels.
         height: Height of the source image in pixels.
         min_area_share: Regions smaller than this share of the image are ignored.
+        min_peak: Regions that never reach this probability are ignored.
         place: Where the map lies within that of the whole image. The result is the same as if it were placed there.
 
     Returns:
@@ -98,10 +123,12 @@ def polyps_from_probability(
     """
     _check_share("threshold", threshold)
     _check_share("min_area_share", min_area_share)
+    _check_share("min_peak", min_peak)
     if width < 1 or height < 1:
         raise ConfigError(f"an image of {width}x{height} has no pixels; give the width and height of the source")
     if not (probability >= threshold).any():
         return []
+    probability = without_weak_regions(probability, threshold=threshold, min_peak=min_peak)
     if place is None:
         rows, columns = probability.shape
         place = Place(crop=whole_image(height=rows, width=columns), rows=rows, columns=columns)

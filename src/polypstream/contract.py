@@ -5,15 +5,15 @@ It is stored inside the ONNX file, as one JSON entry of the metadata, and checke
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import get_args
 
 from polypstream.content import CropRule
 from polypstream.errors import ConfigError, ModelError
 
 METADATA_KEY = "polypstream.contract"
-FORMAT = 2
-"""Format version; increased on incompatible changes. Format 1 is still read."""
+FORMAT = 3
+"""Format version; increased on incompatible changes. Formats 1 and 2 are still read."""
 
 MIN_AREA_SHARE = 0.0005
 """Smaller regions are noise: the smallest polyp of CVC-ClinicDB covers 0.0017 of its image, the specks left in the
@@ -29,6 +29,8 @@ class OperatingPoint:
     """Probability from which a pixel is polyp; between 0 and 1."""
     min_area_share: float = MIN_AREA_SHARE
     """Minimum area of a region, as a fraction of the frame."""
+    min_peak: float = 0.0
+    """Probability that a region must reach somewhere, at least; up to `threshold`, it changes nothing."""
     appear_ms: float = 80
     """Time in ms for which a polyp must be detected to appear; 80 is just longer than most false alarms of a certified
     device (66 ms)."""
@@ -38,7 +40,7 @@ class OperatingPoint:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"the operating point's name is {self.name!r}; give it a word, such as sensitive")
-        for name in ("threshold", "min_area_share", "appear_ms", "vanish_ms"):
+        for name in ("threshold", "min_area_share", "min_peak", "appear_ms", "vanish_ms"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigError(f"{name} of operating point {self.name} is {value!r}; it must be a number")
@@ -46,10 +48,16 @@ class OperatingPoint:
             raise ConfigError(f"the threshold is {self.threshold:g}; it must be between 0 and 1")
         if not 0 <= self.min_area_share < 1:
             raise ConfigError(f"min_area_share is {self.min_area_share:g}; it must be from 0 to below 1")
+        if not 0 <= self.min_peak < 1:
+            raise ConfigError(f"min_peak is {self.min_peak:g}; it must be from 0 to below 1")
         for name in ("appear_ms", "vanish_ms"):
             value = getattr(self, name)
             if not 0 <= value <= 60_000:
                 raise ConfigError(f"{name} is {value:g}; it must be from 0 to 60000 milliseconds")
+
+    def with_threshold(self, threshold: float) -> "OperatingPoint":
+        """The same settings with a threshold that a user chose: every region that reaches it counts."""
+        return replace(self, threshold=threshold, min_peak=0.0)
 
 
 DEFAULT_POINT = "default"
@@ -70,6 +78,8 @@ class ModelContract:
     width: int
     threshold: float
     """Probability from which a pixel is polyp, for masks and recordings."""
+    min_peak: float = 0.0
+    """Probability that a region must reach somewhere, for masks and recordings; see `OperatingPoint.min_peak`."""
     training_data: str
     license: str
     color_order: str = "RGB"
@@ -101,8 +111,10 @@ class ModelContract:
             raise ModelError(f"the model's input is {self.width}x{self.height}; both sides must be multiples of 8")
         if not 0 < self.threshold < 1:
             raise ModelError(f"the model's threshold is {self.threshold}; it must be between 0 and 1")
+        if not 0 <= self.min_peak < 1:
+            raise ModelError(f"the model's min_peak is {self.min_peak}; it must be from 0 to below 1")
         if not self.operating_points:
-            point = OperatingPoint(name=DEFAULT_POINT, threshold=self.threshold)
+            point = OperatingPoint(name=DEFAULT_POINT, threshold=self.threshold, min_peak=self.min_peak)
             object.__setattr__(self, "operating_points", (point,))
         names = [point.name for point in self.operating_points]
         if len(set(names)) < len(names):
@@ -119,11 +131,13 @@ class ModelContract:
         return self.operating_points[0] if name is None else points[name]
 
     def recording_point(self, name: str | None = None) -> OperatingPoint:
-        """Settings for recordings: a named operating point, or None for `threshold` without a minimum area.
+        """Settings for recordings: a named operating point, or None for `threshold` and `min_peak` of the model.
 
-        Only its threshold and minimum area are used.
+        Its times to appear and vanish are not used.
         """
-        return self.operating_point(name) if name else OperatingPoint(name=DEFAULT_POINT, threshold=self.threshold)
+        if name:
+            return self.operating_point(name)
+        return OperatingPoint(name=DEFAULT_POINT, threshold=self.threshold, min_peak=self.min_peak)
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata entries that carry this contract."""
@@ -131,7 +145,7 @@ class ModelContract:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "ModelContract":
-        """Read a contract in format 2 or 1.
+        """Read a contract in format 3, 2 or 1.
 
         Raises:
             ModelError: It is missing, incomplete, or not of this package.
@@ -150,7 +164,7 @@ class ModelContract:
     @classmethod
     def from_values(cls, values: Mapping[str, object]) -> "ModelContract":
         """Create a contract from a parsed JSON object; raises `ModelError` as `from_metadata` does."""
-        plain = _upgraded(values) if values.get("format") == 1 else dict(values)
+        plain = _upgraded(values)
         known = {field.name for field in fields(cls)}
         is_newer = isinstance(plain.get("format"), int) and plain["format"] != FORMAT
         if plain.keys() != known and not is_newer:
@@ -174,9 +188,14 @@ _RENAMED = {"licence": "license", "colour_order": "color_order", "normalisation"
 
 
 def _upgraded(values: Mapping[str, object]) -> dict[str, object]:
-    """Convert a contract from format 1 to format 2."""
-    plain = {_RENAMED.get(name, name): value for name, value in values.items()}
-    return {**plain, "crop": "none", "operating_points": (), "format": FORMAT}
+    """Convert a contract from formats 1 and 2 to 3; others are returned as they are."""
+    plain = dict(values)
+    if plain.get("format") == 1:
+        plain = {_RENAMED.get(name, name): value for name, value in values.items()}
+        plain |= {"crop": "none", "operating_points": (), "format": 2}
+    if plain.get("format") == 2:
+        plain |= {"min_peak": 0.0, "format": FORMAT}
+    return plain
 
 
 _TYPES: Mapping[str, type] = {
@@ -184,6 +203,6 @@ _TYPES: Mapping[str, type] = {
         ("name", "version", "training_data", "license", "color_order", "precision", "normalization", "crop"), str
     ),
     **dict.fromkeys(("height", "width", "format"), int),
-    "threshold": float,
+    **dict.fromkeys(("threshold", "min_peak"), float),
     "operating_points": tuple,
 }

@@ -12,7 +12,7 @@ from polypstream.train.data import Pair
 from polypstream.train.splits import splits_by_hash
 from tests.discs import write_discs, write_picture
 from tests.evaluation.test_evaluate import write_clip
-from tests.models import write_green_finder
+from tests.models import contract, write_green_finder
 
 runner = CliRunner()
 
@@ -63,6 +63,18 @@ def test_json_and_csv_hold_the_same(tmp_path: Path, green: Path, model: Path) ->
 def test_the_threshold_can_be_given(green: Path, model: Path) -> None:
     arguments = ["evaluate", str(green), "--model", str(model), "--json", "--threshold", "0.9"]
     assert json.loads(runner.invoke(app, arguments).output)["threshold"] == 0.9
+
+
+def test_the_minimum_peak_of_the_model_applies_unless_a_threshold_is_given(tmp_path: Path, green: Path) -> None:
+    strict = write_green_finder(
+        tmp_path / "strict.onnx", metadata=contract(min_peak=0.999).to_metadata(), gain=0.02, bias=-2.0
+    )  # green is a probability of 0.96
+    arguments = ["evaluate", str(green), "--model", str(strict), "--json"]
+    own = json.loads(runner.invoke(app, arguments).output)
+    assert (own["min_peak"], own["datasets"][0]["dice"]["mean"]) == (0.999, 0)
+    chosen = json.loads(runner.invoke(app, [*arguments, "--threshold", "0.5"]).output)
+    assert chosen["min_peak"] == 0
+    assert chosen["datasets"][0]["dice"]["mean"] > 0.9
 
 
 def test_the_test_split_is_the_default_of_a_splits_file(tmp_path: Path, green: Path, model: Path) -> None:

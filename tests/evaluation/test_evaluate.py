@@ -91,6 +91,23 @@ def test_the_threshold_itself_is_polyp() -> None:
     assert mask_at((1, 2), np.array([[0.5, 0.49]], np.float32), 0.5).tolist() == [[True, False]]
 
 
+def test_regions_that_never_reach_the_minimum_peak_are_not_polyp() -> None:
+    probability = np.array([[0.6, 0.9, 0.1, 0.6, 0.7]], np.float32)
+    assert mask_at((1, 5), probability, 0.5, 0.9).tolist() == [[True, True, False, False, False]]
+    assert mask_at((1, 5), probability, 0.5).tolist() == [[True, True, False, True, True]]
+    scaled = mask_at((10, 50), probability, 0.5, 0.9)
+    assert scaled[:, :20].any()
+    assert not scaled[:, 25:].any()
+
+
+@pytest.mark.parametrize("min_peak", [1, -0.1, float("nan")])
+def test_an_impossible_minimum_peak_is_refused(tmp_path: Path, min_peak: float) -> None:
+    with pytest.raises(ConfigError, match="min_peak"):
+        evaluate_pairs(red, [], 0.5, min_peak=min_peak)
+    with pytest.raises(ConfigError, match="min_peak"):
+        evaluate_video(red, tmp_path, tmp_path, 0.5, min_peak=min_peak)
+
+
 def test_progress_is_reported(tmp_path: Path) -> None:
     reported: list[tuple[int, int]] = []
     pairs = pairs_from_folder(write_discs(tmp_path / "discs", 3))

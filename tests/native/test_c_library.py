@@ -21,7 +21,7 @@ from polypstream.realtime.inference.model_input import ModelInputs, segment_inpu
 from polypstream.realtime.inference.onnxruntime import OnnxRuntimeSegmenter
 from polypstream.realtime.outlines.content_area import within_content
 from polypstream.realtime.outlines.contours import Polyp, polyps_from_probability
-from tests.models import write_green_finder
+from tests.models import contract, write_green_finder
 from tests.native.build import ROOT, build, cmake, need, run
 
 pytestmark = [
@@ -87,8 +87,12 @@ def found_by_python(model: Path, frames: int, scale: Callable[[int, Size], Rgb],
         for number in range(frames):
             made = inputs.of(partial(scale, number))
             probability = within_content(segment_input(segmenter, made), made.content)
-            threshold = segmenter.contract.threshold
-            found.append(polyps_from_probability(probability, threshold=threshold, width=width, height=height))
+            point = segmenter.contract.recording_point()
+            found.append(
+                polyps_from_probability(
+                    probability, threshold=point.threshold, min_peak=point.min_peak, width=width, height=height
+                )
+            )
     return found
 
 
@@ -116,14 +120,18 @@ def green_discs(width: int, height: int) -> NDArray[np.uint8]:
     for number, frame in enumerate(frames):
         cv2.circle(frame, (width // 2, height // 2), height // 2 - 10, (60, 60, 160), -1)
         cv2.circle(frame, (width // 2 - 40 + 20 * number, height // 2), 42, (60, 200, 60), -1)
-        cv2.circle(frame, (width // 2, height // 2 + 90), 18, (60, 200, 60), -1)
+        cv2.circle(frame, (width // 2, height // 2 + 90), 18, (60, 120, 60), -1)  # a probability of 0.98
     return frames
 
 
-@pytest.mark.parametrize("pixel_format", ["bgr", "nv12"])
-def test_a_c_program_finds_and_draws_what_python_does(tmp_path: Path, program: Path, pixel_format: str) -> None:
+@pytest.mark.parametrize(
+    ("pixel_format", "min_peak", "expected"), [("bgr", 0.0, 6), ("nv12", 0.0, 6), ("bgr", 0.99, 3)]
+)
+def test_a_c_program_finds_and_draws_what_python_does(
+    tmp_path: Path, program: Path, pixel_format: str, min_peak: float, expected: int
+) -> None:
     width, height = size = (480, 360)
-    model = write_green_finder(tmp_path / "model.onnx")
+    model = write_green_finder(tmp_path / "model.onnx", metadata=contract(min_peak=min_peak).to_metadata())
     frames = green_discs(width, height)
 
     def scale(number: int, out_size: Size) -> Rgb:
@@ -139,7 +147,7 @@ def test_a_c_program_finds_and_draws_what_python_does(tmp_path: Path, program: P
         made = [picture.reformat(format="nv12", dst_colorspace="ITU709").to_ndarray() for picture in pictures]
         frames = np.stack(made).astype(np.uint8)
     by_c, drawn = found_by_c(program, model, pixel_format, frames, size, tmp_path)
-    assert len(by_c) == 6
+    assert len(by_c) == expected
     compare(by_c, found_by_python(model, len(frames), scale, size))
     changed = (drawn != frames).reshape(len(frames), -1).mean(axis=1)
     assert (changed > 0.002).all()

@@ -225,9 +225,11 @@ def _annotate_config(
     if overlay not in {"burned", "soft", "both", "none"}:
         raise ConfigError(f"overlay is {overlay!r}; choose 'burned', 'soft', 'both' or 'none'")
     point = network.contract.recording_point(operating_point)
+    point = point if threshold is None else point.with_threshold(threshold)
     return AnnotateConfig(
-        threshold=point.threshold if threshold is None else threshold,
+        threshold=point.threshold,
         min_area_share=point.min_area_share,
+        min_peak=point.min_peak,
         temporal=temporal,
         encoding=Encoding(codec=codec, quality=quality) if overlay in {"burned", "both"} else None,
         soft_overlay=overlay in {"soft", "both"},

@@ -139,8 +139,8 @@ def evaluate(
         pairs = split_pairs(pairs, splits_from_csv(Path(splits), "grouped"), split or "test")
     elif split is not None:
         pairs = split_pairs(pairs, splits_by_hash(pairs), split)
-    with _predicting(model, threshold) as (predict, limit):
-        return evaluate_pairs(predict, pairs, limit, advance=on_progress)
+    with _predicting(model, threshold) as (predict, limit, min_peak):
+        return evaluate_pairs(predict, pairs, limit, min_peak=min_peak, advance=on_progress)
 
 
 def evaluate_video(
@@ -188,8 +188,10 @@ def evaluate_video(
     options = LabelOptions(
         labels=tuple(labels), table=None if table is None else Path(table), are_complete=masks is not None
     )
-    with _predicting(model, threshold) as (predict, limit):
-        return evaluate_clip(predict, Path(video), Path(truth), limit, options=options, advance=on_progress)
+    with _predicting(model, threshold) as (predict, limit, min_peak):
+        return evaluate_clip(
+            predict, Path(video), Path(truth), limit, min_peak=min_peak, options=options, advance=on_progress
+        )
 
 
 def evaluate_records(
@@ -223,18 +225,19 @@ def evaluate_records(
 
 
 @contextmanager
-def _predicting(model: "Model | PathLike | None", threshold: float | None) -> "Iterator[tuple[Predict, float]]":
-    """The function that a model is evaluated by, and the threshold."""
+def _predicting(model: "Model | PathLike | None", threshold: float | None) -> "Iterator[tuple[Predict, float, float]]":
+    """The function that a model is evaluated by, its threshold and `min_peak`; 0 with a threshold of the caller's."""
     from polypstream.evaluation.predictor import open_predictor
     from polypstream.realtime.inference.model import Model
     from polypstream.realtime.inference.model_input import probability_of_still
 
     if isinstance(model, Model):
         predict = partial(probability_of_still, model.segmenter, crop=model.contract.crop)
-        yield predict, model.threshold if threshold is None else threshold
+        yield (predict, model.threshold, model.contract.min_peak) if threshold is None else (predict, threshold, 0.0)
         return
     with open_predictor(None if model is None else Path(model)) as predictor:
-        yield predictor.predict, predictor.threshold if threshold is None else threshold
+        own = (predictor.predict, predictor.threshold, predictor.min_peak)
+        yield own if threshold is None else (predictor.predict, threshold, 0.0)
 
 
 def export(
@@ -247,6 +250,7 @@ def export(
     name: str | None = None,
     version: str | None = None,
     threshold: float = 0.5,
+    min_peak: float = 0.0,
     operating_points: "Sequence[OperatingPoint]" = (),
     training_data: str = "not stated",
     license: str = "not stated",
@@ -263,6 +267,7 @@ def export(
         name: Name of the model; None for the network's.
         version: Version of the weights; None for the first digits of the file's SHA-256.
         threshold: Probability from which a pixel is polyp.
+        min_peak: Probability that a region must reach somewhere, for masks and recordings.
         operating_points: Operating points for live feeds, the default first; empty for one with `threshold`.
         training_data: What the model was trained on.
         license: License of the weights.
@@ -286,6 +291,7 @@ def export(
         name=name,
         version=version,
         threshold=threshold,
+        min_peak=min_peak,
         operating_points=tuple(operating_points),
         training_data=training_data,
         license=license,

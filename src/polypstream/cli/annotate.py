@@ -189,9 +189,11 @@ def annotate(
     encoding = Encoding(codec=codec, quality=_quality(quality)) if is_burned else None
     segmenter = open_segmenter(model, backend.value, url=url, accurate=accurate)
     point = segmenter.contract.recording_point(operating_point)
+    point = point if threshold is None else point.with_threshold(threshold)
     settings = AnnotateConfig(
-        threshold=point.threshold if threshold is None else threshold,
+        threshold=point.threshold,
         min_area_share=point.min_area_share,
+        min_peak=point.min_peak,
         temporal=temporal,
         encoding=encoding,
         soft_overlay=is_soft,

@@ -66,6 +66,13 @@ def evaluate(
         Path | None, typer.Option(help="ONNX or .keras model file.", show_default="the one in the package")
     ] = None,
     threshold: ThresholdOption = None,
+    min_peak: Annotated[
+        float | None,
+        typer.Option(
+            help="Probability that a region must reach somewhere.",
+            show_default="the model's; 0 with --threshold",
+        ),
+    ] = None,
     mask_values: MaskValuesOption = "",
     crop: Annotated[
         Literal["none", "content"] | None,
@@ -117,14 +124,22 @@ def evaluate(
         return
     pairs = _pairs(data or [], splits, split, split_column, values)
     with open_predictor(model, crop=crop, accurate=accurate) as predictor, frame_progress("evaluating") as advance:
-        at = predictor.threshold if threshold is None else threshold
+        at, peak = (predictor.threshold, predictor.min_peak) if threshold is None else (threshold, 0.0)
+        peak = peak if min_peak is None else min_peak
         if video is not None and labels is not None:
             collector = Collector() if true_colon else None
             of_clip = evaluate_video(
-                predictor.predict, video, labels, at, options=options, advance=advance, true_colon=collector
+                predictor.predict,
+                video,
+                labels,
+                at,
+                min_peak=peak,
+                options=options,
+                advance=advance,
+                true_colon=collector,
             )
         else:
-            result = evaluate_pairs(predictor.predict, pairs, at, advance=advance)
+            result = evaluate_pairs(predictor.predict, pairs, at, min_peak=peak, advance=advance)
     if of_video:
         protocol = None if collector is None else collector.result(fps=_fps(of_clip))
         _report_video(of_clip, predictor.name, csv_file, plot, protocol, as_json=as_json)
@@ -133,7 +148,7 @@ def evaluate(
         _write_csv(csv_file, [asdict(image) for image in result.images])
     if as_json:
         summary = {"datasets": [asdict(row) for row in result.datasets]}
-        print(json.dumps({"model": predictor.name, "threshold": at, **summary}, indent=2))
+        print(json.dumps({"model": predictor.name, "threshold": at, "min_peak": peak, **summary}, indent=2))
     else:
         Console().print(_table(result))
 
@@ -201,7 +216,8 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _table(result: "Evaluation") -> Table:
-    table = Table(title=f"threshold {result.threshold:g}, means over images with 95% intervals", title_justify="left")
+    at = f"threshold {result.threshold:g}" + (f", minimum peak {result.min_peak:g}" if result.min_peak else "")
+    table = Table(title=f"{at}, means over images with 95% intervals", title_justify="left")
     table.add_column("data set")
     for heading in ("images", "with a polyp", "Dice", "IoU", "class-mean IoU"):
         table.add_column(heading, justify="right")

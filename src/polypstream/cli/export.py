@@ -39,12 +39,16 @@ def export(
     threshold: Annotated[
         float, typer.Option(help="Probability from which a pixel counts as polyp, between 0 and 1.")
     ] = 0.5,
+    min_peak: Annotated[
+        float,
+        typer.Option(help="Probability that a region must reach somewhere, for masks and recordings; 0 for none."),
+    ] = 0.0,
     operating_points: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="JSON list of operating points for live feeds, each with name, threshold, min_area_share, appear_ms "
-            "and vanish_ms; the first is the default.",
+            help="JSON list of operating points for live feeds, each with name, threshold, min_area_share, min_peak, "
+            "appear_ms and vanish_ms; the first is the default.",
             show_default="one, with the threshold",
         ),
     ] = None,
@@ -112,6 +116,7 @@ def export(
         name=name,
         version=model_version,
         threshold=threshold,
+        min_peak=min_peak,
         operating_points=operating_points_from_json(operating_points) if operating_points else (),
         training_data=training_data,
         license=license,
@@ -178,6 +183,7 @@ def _table(report: "ExportReport") -> Table:
         "model": f"{contract.name} {contract.version}",
         "input": f"uint8 {contract.color_order}, {contract.width}x{contract.height}",
         "threshold": f"{contract.threshold:g}",
+        "minimum peak of a region": f"{contract.min_peak:g}",
         "training data": contract.training_data,
         "license": contract.license,
         "precision": contract.precision,

@@ -1,7 +1,8 @@
 """Evaluation of a model on image-mask pairs and on labeled videos, and of records against labels.
 
 All measures are in source pixels, independent of the input size of the network: the probability map is scaled
-bilinearly to the mask's size before the threshold is applied. Needs neither TensorFlow nor Keras.
+bilinearly to the mask's size before the threshold is applied; regions that never reach `min_peak` are removed before
+that. Needs neither TensorFlow nor Keras.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from polypstream.evaluation.true_colon import Collector, scored_boxes
 from polypstream.evaluation.video import Region, VideoEvaluation, VideoScorer, regions_of
 from polypstream.metrics import Interval, Overlap, mean_with_interval
 from polypstream.realtime.annotate.formats.recording import open_recording
-from polypstream.realtime.outlines.contours import mask_from_polyps
+from polypstream.realtime.outlines.contours import mask_from_polyps, without_weak_regions
 from polypstream.train.data import Pair, PairReader
 
 Predict = Callable[[Rgb], Probability]
@@ -64,6 +65,7 @@ class Evaluation:
     """The scores of every image at one threshold."""
 
     threshold: float
+    min_peak: float
     images: tuple[ImageScore, ...]
 
     @property
@@ -74,7 +76,12 @@ class Evaluation:
 
 
 def evaluate_pairs(
-    predict: Predict, pairs: Sequence[Pair], threshold: float, *, advance: ProgressCallback | None = None
+    predict: Predict,
+    pairs: Sequence[Pair],
+    threshold: float,
+    *,
+    min_peak: float = 0.0,
+    advance: ProgressCallback | None = None,
 ) -> Evaluation:
     """Score a model on image-mask pairs, in source pixels.
 
@@ -82,17 +89,18 @@ def evaluate_pairs(
         predict: The model.
         pairs: Image-mask pairs, as `pairs_from_folders` finds them.
         threshold: Probability from which a pixel is polyp, between 0 and 1.
+        min_peak: Probability that a region must reach somewhere.
         advance: Called after each pair.
 
     Returns:
         The scores of every image.
 
     Raises:
-        ConfigError: The threshold is out of range.
+        ConfigError: The threshold or `min_peak` is out of range.
         DatasetError: There are no pairs, or some cannot be read; the message lists all of them. Prediction
             stops at the first.
     """
-    _check_threshold(threshold)
+    _check_threshold(threshold, min_peak)
     if not pairs:
         raise DatasetError("there are no images to evaluate; check the data folders and the split")
     scores, problems, reader = [], [], PairReader()
@@ -103,14 +111,14 @@ def evaluate_pairs(
             problems.append(str(error))
             continue
         if not problems:
-            scores.append(_image_score(pair, truth, mask_at(truth.shape, predict(rgb), threshold)))
+            scores.append(_image_score(pair, truth, mask_at(truth.shape, predict(rgb), threshold, min_peak)))
         if advance is not None:
             advance(done, len(pairs))
     if problems:
         raise DatasetError(f"{len(problems)} of {len(pairs)} pairs cannot be used: {'; '.join(problems)}")
     if reader.problems:
         raise DatasetError("; ".join(reader.problems))
-    return Evaluation(threshold=threshold, images=tuple(scores))
+    return Evaluation(threshold=threshold, min_peak=min_peak, images=tuple(scores))
 
 
 def evaluate_video(
@@ -119,6 +127,7 @@ def evaluate_video(
     labels: Path,
     threshold: float,
     *,
+    min_peak: float = 0.0,
     options: LabelOptions | None = None,
     advance: ProgressCallback | None = None,
     true_colon: Collector | None = None,
@@ -130,6 +139,7 @@ def evaluate_video(
         clip: Video file. Frames are rotated as players show them.
         labels: A folder of masks, `00000.png` for the first frame, or an export that `LabelOptions.open` reads.
         threshold: Probability from which a pixel is polyp, between 0 and 1.
+        min_peak: Probability that a region must reach somewhere.
         options: How the labels are read.
         advance: Called after each frame.
         true_colon: Collects boxes for the TRUE-Colon protocol.
@@ -138,11 +148,11 @@ def evaluate_video(
         The scores of every labeled frame and polyp, and the burden of false alarms.
 
     Raises:
-        ConfigError: The threshold is out of range.
+        ConfigError: The threshold or `min_peak` is out of range.
         SourceError: The clip cannot be read.
         DatasetError: Frames and labels do not match, or a label cannot be read.
     """
-    _check_threshold(threshold)
+    _check_threshold(threshold, min_peak)
     options = options or LabelOptions()
     frames = VideoFrames.of(clip)
     if options.are_complete:
@@ -154,7 +164,8 @@ def evaluate_video(
                 at_s = frames.times_s[index]
                 probability = predict(rgb)
                 actual = scorer.truth(index, at_s, rgb)
-                scorer.add(index, at_s, actual, regions_of(mask_at(rgb.shape[:2], probability, threshold)))
+                mask = mask_at(rgb.shape[:2], probability, threshold, min_peak)
+                scorer.add(index, at_s, actual, regions_of(mask))
                 if true_colon is not None:
                     true_colon.add(index, actual, scored_boxes(probability, rgb.shape[:2]), video=clip.stem)
             if advance is not None:
@@ -205,17 +216,22 @@ def evaluate_records(
         return scorer.result(recording.summary.threshold)
 
 
-def mask_at(shape: tuple[int, ...], probability: Probability, threshold: float) -> NDArray[np.bool_]:
-    """Scale a probability map bilinearly to `shape` (H, W), then apply the threshold."""
+def mask_at(
+    shape: tuple[int, ...], probability: Probability, threshold: float, min_peak: float = 0.0
+) -> NDArray[np.bool_]:
+    """Remove weak regions, scale the probability map bilinearly to `shape` (H, W), and apply the threshold."""
+    probability = without_weak_regions(probability, threshold=threshold, min_peak=min_peak)
     if probability.shape != shape:
         height, width = shape
         probability = np.asarray(cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     return np.asarray(probability >= threshold)
 
 
-def _check_threshold(threshold: float) -> None:
+def _check_threshold(threshold: float, min_peak: float) -> None:
     if not 0 < threshold < 1:
         raise ConfigError(f"the threshold is {threshold}; it must be between 0 and 1")
+    if not 0 <= min_peak < 1:
+        raise ConfigError(f"min_peak is {min_peak}; it must be from 0 to below 1")
 
 
 def _image_score(pair: Pair, truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> ImageScore:

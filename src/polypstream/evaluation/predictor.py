@@ -30,6 +30,8 @@ class Predictor:
     """Name of its file."""
     threshold: float
     """Probability from which a pixel is polyp, as stated in the file."""
+    min_peak: float = 0.0
+    """Probability that a region must reach somewhere, as stated in the file."""
     predict: Predict
 
 
@@ -68,7 +70,8 @@ def open_predictor(
         return
     with segmenter_from_onnx(path, backend="onnxruntime", accurate=accurate) as segmenter:
         predict = partial(probability_of_still, segmenter, crop=crop or segmenter.contract.crop)
-        yield Predictor(name=path.name, threshold=segmenter.contract.threshold, predict=predict)
+        contract = segmenter.contract
+        yield Predictor(name=path.name, threshold=contract.threshold, min_peak=contract.min_peak, predict=predict)
 
 
 class KerasSegmenter:

@@ -17,7 +17,7 @@ from polypstream.realtime.inference.onnxruntime import OnnxRuntimeSegmenter
 from polypstream.realtime.video.frame import Frame
 from polypstream.realtime.video.reader import StreamPacket, VideoReader
 from tests.clips import make_clip
-from tests.models import SIZE, write_green_finder
+from tests.models import SIZE, contract, write_green_finder
 
 WIDTH, HEIGHT = 320, 200
 
@@ -106,6 +106,18 @@ def test_a_custom_threshold(model: Model) -> None:
     assert model.predict(faint, threshold=0.9).polyps == ()
     with pytest.raises(ps.ConfigError, match="between 0 and 1"):
         model.predict(image(), threshold=50)
+
+
+def test_the_models_minimum_peak_applies_unless_a_threshold_is_given(tmp_path: Path) -> None:
+    faint = np.full((HEIGHT, WIDTH, 3), (150, 200, 80), np.uint8)  # a probability of 0.88
+    model = write_green_finder(tmp_path / "m.onnx", metadata=contract(min_peak=0.9).to_metadata())
+    with ps.load_model(model, backend="onnxruntime") as loaded:
+        assert loaded.predict(faint).polyps == ()
+        assert not loaded.predict(faint).mask.any()
+        assert len(loaded.predict(image()).polyps) == 1
+        assert len(loaded.predict(faint, threshold=0.5).polyps) == 1
+        clip = make_clip(tmp_path / "clip.mp4", frames=3)
+        assert [result.min_peak for _, result in loaded.predict_stream(clip)] == [0.9] * 3
 
 
 def test_every_frame_of_a_stream_comes_in_order_with_its_result(model: Model, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -283,6 +283,17 @@ def test_the_threshold_changes_live(shots: list[Shot]) -> None:
     assert view(tracked, shots[1], 0.04).markers
     with pytest.raises(ConfigError):
         tracked.set_threshold(1.5)
+
+
+def test_the_minimum_peak_of_an_operating_point_applies_until_a_threshold_is_chosen(shots: list[Shot]) -> None:
+    tracked = tracker()
+    tracked.operating_point = replace(IMMEDIATE, min_peak=0.9)
+    weak = np.minimum(shots[0].probability, np.float32(0.85))
+    tracked.update(weak, scene=scene_of(shots[0].rgb), at_s=0.0, size=SIZE)
+    assert not view(tracked, shots[0], 0.0).markers
+    tracked.set_threshold(IMMEDIATE.threshold)
+    tracked.update(weak, scene=scene_of(shots[1].rgb), at_s=0.04, size=SIZE)
+    assert view(tracked, shots[1], 0.04).markers
 
 
 def test_a_reset_ends_everything_and_takes_earlier_frames_again(shots: list[Shot]) -> None:

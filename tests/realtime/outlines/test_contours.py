@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from polypstream.arrays import Probability
 from polypstream.content import Crop
@@ -16,6 +17,7 @@ from polypstream.realtime.outlines.contours import (
     mask_from_polyps,
     polyp_from_contour,
     polyps_from_probability,
+    without_weak_regions,
 )
 
 SIZES = [(1920, 1080), (1350, 1080), (720, 576), (384, 288), (127, 97), (352, 352), (97, 301)]
@@ -247,6 +249,46 @@ def test_a_region_cut_by_the_border_runs_straight_along_it() -> None:
 def test_nothing_above_the_threshold_gives_no_polyp() -> None:
     assert polyps_from_probability(np.full((32, 32), 0.4, np.float32), threshold=0.5, width=640, height=480) == []
     assert not mask_from_polyps([], width=640, height=480).any()
+
+
+@settings(max_examples=150)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    threshold=st.floats(0.05, 0.95),
+    min_peak=st.floats(0, 1),
+    softness=st.sampled_from([0, 1, 3]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_only_regions_that_never_reach_the_minimum_peak_are_removed(
+    shape: tuple[int, int], threshold: float, min_peak: float, softness: int, seed: int
+) -> None:
+    probability = np.random.default_rng(seed).random(shape, np.float32)
+    if softness:
+        probability = cv2.GaussianBlur(probability, (0, 0), softness).reshape(shape)
+    before = probability.copy()
+    kept = without_weak_regions(probability, threshold=threshold, min_peak=min_peak)
+    assert np.array_equal(probability, before)
+    assert kept.dtype == np.float32
+    regions, count = ndimage.label(probability >= threshold, structure=np.ones((3, 3)))
+    for number in range(count + 1):
+        inside = regions == number
+        is_strong = number == 0 or min_peak <= threshold or probability[inside].max() >= min_peak
+        assert np.array_equal(kept[inside], probability[inside] if is_strong else np.zeros(inside.sum(), np.float32))
+
+
+def test_a_polyp_reaches_the_minimum_peak_somewhere_and_keeps_its_whole_outline() -> None:
+    probability = np.zeros((64, 96), np.float32)
+    probability[10:30, 10:40] = probability[40:60, 10:40] = 0.6
+    probability[20, 20] = 0.9
+    both = polyps_from_probability(probability, threshold=0.5, width=96, height=64)
+    (strong,) = polyps_from_probability(probability, threshold=0.5, min_peak=0.9, width=96, height=64)
+    assert len(both) == 2
+    assert any(np.array_equal(strong.contour, polyp.contour) for polyp in both)
+    assert strong.box[1] < 20
+    assert polyps_from_probability(probability, threshold=0.5, min_peak=0.95, width=96, height=64) == []
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ConfigError, match="min_peak"):
+            polyps_from_probability(probability, threshold=0.5, min_peak=wrong, width=96, height=64)
 
 
 def test_holes_are_filled_and_islands_in_them_are_part_of_the_polyp() -> None:
