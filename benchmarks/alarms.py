@@ -38,7 +38,7 @@ from polypstream.realtime.live.motion import Scene, scene_of
 from polypstream.realtime.live.prediction import CutCounter, MarkerPredictor, Thumbnail, thumbnail_of
 from polypstream.realtime.live.tracker import Propagation, Tracker, TrackerConfig, View
 from polypstream.realtime.outlines.content_area import within_content
-from polypstream.realtime.outlines.contours import mask_from_polyps, polyps_from_probability
+from polypstream.realtime.outlines.contours import Polyp, mask_from_polyps, polyps_from_probability
 from polypstream.realtime.video.resize import ModelInputScaler
 from polypstream.train.image_files import read_mask
 
@@ -166,27 +166,33 @@ def figures_of(shots: Sequence[Shot], views: Sequence[View]) -> dict[str, float 
     }
 
 
-def dice_frame_by_frame(shots: Sequence[Shot], threshold: float) -> float:
+def dice_frame_by_frame(shots: Sequence[Shot], point: OperatingPoint) -> float:
     """Compute the mean Dice over frames with a polyp, each outlined separately, without delay or hysteresis."""
     scores = []
     for shot in shots:
         if shot.truth.any():
             width, height = shot.size
-            probability = within_content(shot.probability, shot.scene.area)
-            polyps = polyps_from_probability(probability, threshold=threshold, width=width, height=height)
+            polyps = _polyps(shot, point)
             scores.append(Overlap.of(shot.truth, mask_from_polyps(polyps, width=width, height=height)).dice)
     return mean(scores)
 
 
-def alarms_frame_by_frame(shots: Sequence[Shot], threshold: float) -> dict[str, Any]:
+def alarms_frame_by_frame(shots: Sequence[Shot], point: OperatingPoint) -> dict[str, Any]:
     """Count false alarms on frames without a polyp, each processed separately, without delay or hysteresis."""
     largest = []
     for shot in shots:
         width, height = shot.size
-        probability = within_content(shot.probability, shot.scene.area)
-        polyps = polyps_from_probability(probability, threshold=threshold, width=width, height=height)
+        polyps = _polyps(shot, point)
         largest.append(max((polyp.area for polyp in polyps), default=0.0) / (width * height))
     return frame_alarms(largest, [bool(shot.truth.any()) for shot in shots])
+
+
+def _polyps(shot: Shot, point: OperatingPoint) -> list[Polyp]:
+    width, height = shot.size
+    probability = within_content(shot.probability, shot.scene.area)
+    return polyps_from_probability(
+        probability, threshold=point.threshold, min_peak=point.min_peak, width=width, height=height
+    )
 
 
 def _overlap(shot: Shot, view: View) -> Overlap:
@@ -246,16 +252,18 @@ def main() -> None:
     options = parser.parse_args()
     segmenter = segmenter_from_onnx(options.model or default_model(), backend="onnxruntime")
     shots = shots_of(options.data, segmenter)
-    points = segmenter.contract.operating_points
+    points, recordings = segmenter.contract.operating_points, segmenter.contract.recording_point()
     rows = runs_of(shots, points, outputs="model") + runs_of(with_truth(shots), points, outputs="truth")
     results: dict[str, Any] = {
         "model": f"{segmenter.contract.name} {segmenter.contract.version}",
         "operating_points": [asdict(point) for point in points],
         "fade_ms": TrackerConfig(operating_point=points[0]).fade_ms,
-        "dice_frame_by_frame": dice_frame_by_frame(shots, segmenter.contract.threshold),
+        "dice_frame_by_frame": dice_frame_by_frame(shots, recordings),
         "alarms_frame_by_frame": {
-            f"{threshold:g}": alarms_frame_by_frame(shots, threshold)
-            for threshold in (segmenter.contract.threshold, *(point.threshold for point in points))
+            f"{point.threshold:g}" + (f", minimum peak {point.min_peak:g}" if point.min_peak else ""): (
+                alarms_frame_by_frame(shots, point)
+            )
+            for point in (recordings, *points)
         },
         "clean_s": next(shot.at_s for shot in shots if shot.truth.any()),
         "runs": rows,

@@ -105,12 +105,13 @@ def export_model(config: ExportConfig) -> ExportReport:
 
 def describe(model: onnx.ModelProto, contract: ModelContract) -> None:
     """Write the contract and the producer into the model, replacing what the conversion tools wrote."""
+    peak = f", in regions that reach {contract.min_peak:g}" if contract.min_peak else ""
     model.producer_name, model.producer_version = "polypstream", __version__
     model.doc_string = (
         f"{contract.name} {contract.version}: polyp segmentation. "
         f"Input: uint8 {contract.color_order} (1, {contract.height}, {contract.width}, 3). "
         f"Output: float32 probability (1, {contract.height}, {contract.width}, 1), "
-        f"polyp where it reaches {contract.threshold:g}. "
+        f"polyp where it reaches {contract.threshold:g}{peak}. "
         f"Training data: {contract.training_data}. License: {contract.license}. "
         "Research software, not a medical device."
     )

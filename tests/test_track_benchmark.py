@@ -51,7 +51,6 @@ def test_synthetic_clip_with_the_network(with_the_network: dict[str, float]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="model 0.7.0 marks tissue in three places long enough for a track")
 def test_the_network_causes_at_most_one_additional_track(with_the_network: dict[str, float]) -> None:
     assert with_the_network["tracks"] <= with_the_network["polyps"] + 1
 
