@@ -41,9 +41,9 @@ def fail(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
 
 def test_the_command_prints_only_its_report(tiny_file: Path, tmp_path: Path) -> None:
     output, points = tmp_path / "small.onnx", tmp_path / "points.json"
-    points.write_text('[{"name": "sensitive", "threshold": 0.3, "appear_ms": 120}, {"name": "sure", "threshold": 0.9}]')
+    points.write_text('[{"name": "sensitive", "threshold": 0.3, "min_peak": 0.6}, {"name": "sure", "threshold": 0.9}]')
     arguments = ["--output", output, "--width", 32, "--height", 24, "--name", "mine", "--model-version", "7", "--json"]
-    arguments += ["--operating-points", points]
+    arguments += ["--operating-points", points, "--min-peak", 0.8]
     done = subprocess.run(
         [sys.executable, "-c", "from polypstream.cli import main; main()", "export", tiny_file, *map(str, arguments)],
         capture_output=True,
@@ -57,9 +57,10 @@ def test_the_command_prints_only_its_report(tiny_file: Path, tmp_path: Path) -> 
     assert report["contract"]["version"] == "7"
     assert (report["contract"]["height"], report["contract"]["width"]) == (24, 32)
     contract = ModelContract.from_metadata({entry.key: entry.value for entry in onnx.load(output).metadata_props})
-    assert [(p.name, p.threshold, p.appear_ms) for p in contract.operating_points] == [
-        ("sensitive", 0.3, 120),
-        ("sure", 0.9, 80),
+    assert contract.min_peak == 0.8
+    assert [(p.name, p.threshold, p.min_peak) for p in contract.operating_points] == [
+        ("sensitive", 0.3, 0.6),
+        ("sure", 0.9, 0),
     ]
     assert report["verification"]["largest_difference"] <= 1e-5
     assert report["nodes"] == sum(report["operators"].values()) == len(onnx.load(output).graph.node)
@@ -107,6 +108,7 @@ def test_bad_input_is_one_line(
     assert "is not a .keras file" in fail(capsys, monkeypatch, tmp_path, *output)
     assert "multiples of 8" in fail(capsys, monkeypatch, tiny_file, *output, "--height", 100)
     assert "between 0 and 1" in fail(capsys, monkeypatch, tiny_file, *output, "--threshold", 1)
+    assert "from 0 to below 1" in fail(capsys, monkeypatch, tiny_file, *output, "--min-peak", 1)
     assert "ends in .onnx" in fail(capsys, monkeypatch, tiny_file, "--output", tiny_file)
     assert "cannot be written" in fail(capsys, monkeypatch, tiny_file, "--output", tmp_path / "no" / "out.onnx")
     assert list(tmp_path.iterdir()) == [text]
