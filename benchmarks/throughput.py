@@ -47,10 +47,18 @@ def bare_fps(segmenter: Segmenter, images: list[Rgb]) -> float:
     return len(images) / (perf_counter() - began)
 
 
+def config_of(segmenter: Segmenter, encoding: Encoding | None) -> AnnotateConfig:
+    """Settings of `annotate` for recordings."""
+    point = segmenter.contract.recording_point()
+    return AnnotateConfig(
+        threshold=point.threshold, min_area_share=point.min_area_share, min_peak=point.min_peak, encoding=encoding
+    )
+
+
 def annotate_fps(video: Path, segmenter: Segmenter, encoding: Encoding | None) -> float:
     """Measure the frames per second of the whole job, between the first and the last written frame."""
     with tempfile.TemporaryDirectory() as folder:
-        fps = annotate_video(video, Path(folder), segmenter, AnnotateConfig(encoding=encoding)).fps
+        fps = annotate_video(video, Path(folder), segmenter, config_of(segmenter, encoding)).fps
     if fps is None:
         raise SystemExit(f"{video} has fewer than two frames; give a longer clip")
     return fps
@@ -59,7 +67,7 @@ def annotate_fps(video: Path, segmenter: Segmenter, encoding: Encoding | None) -
 def coco_fps(video: Path, segmenter: Segmenter) -> float:
     """Measure the frames per second of `annotate --format coco --overlay none`, including the export."""
     with tempfile.TemporaryDirectory() as folder:
-        report = annotate_video(video, Path(folder), segmenter, AnnotateConfig(encoding=None))
+        report = annotate_video(video, Path(folder), segmenter, config_of(segmenter, None))
         began = perf_counter()
         export_recording(open_recording(report.records), (ExportFormat.COCO,), Path(folder))
         export_s = perf_counter() - began

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from playwright.sync_api import sync_playwright
 
+import polypstream as ps
 from polypstream.models import default_model
-from polypstream.realtime.annotate.job import AnnotateConfig, annotate_video
 from polypstream.realtime.inference.segmenter import segmenter_from_onnx
 from polypstream.realtime.live.pipeline import LivePipeline
 from polypstream.realtime.live.recording.recorder import Record, SessionRecorder
@@ -35,7 +35,7 @@ CHROMIUM = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", 
 def demo_picture(clip: Path) -> None:
     """Three frames of the annotated demo clip."""
     with tempfile.TemporaryDirectory() as folder:
-        done = annotate_video(clip, Path(folder), segmenter_from_onnx(default_model), AnnotateConfig())
+        done = ps.annotate(clip, folder)
         with av.open(str(done.overlay)) as container:
             pictures = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
     sheet = np.hstack([pictures[int(share * len(pictures))] for share in SHOWN])
@@ -45,7 +45,7 @@ def demo_picture(clip: Path) -> None:
 def report_picture(clip: Path) -> None:
     """Screenshot of the report of the demo clip, after a click on the first polyp."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        done = annotate_video(clip, Path(folder), segmenter_from_onnx(default_model), AnnotateConfig(report=True))
+        done = ps.annotate(clip, folder, report=True)
         assert done.report is not None
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
         tab = browser.new_page(viewport={"width": 1180, "height": 900})

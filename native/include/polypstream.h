@@ -70,7 +70,8 @@ POLYPSTREAM_API void polypstream_reset(polypstream_model *model);
 /* Width and height of the network's input, and the probability from which a pixel is polyp. */
 POLYPSTREAM_API void polypstream_model_info(const polypstream_model *model, int *width, int *height, float *threshold);
 
-/* Find the polyps in a frame, which stays as it is. */
+/* Find the polyps in a frame, which stays as it is: regions from that probability up that also reach the minimum peak of
+ * the model's contract somewhere. */
 POLYPSTREAM_API int polypstream_segment(
     polypstream_model *model, const polypstream_frame *frame, polypstream_result **result
 );

@@ -27,7 +27,7 @@ class Result:
     """Network output, float32 (model height, model width); 0 outside the content area."""
     threshold: float
     """Probability from which a pixel is polyp."""
-    min_peak: float
+    min_peak: float = 0.0
     """Probability that a region must reach somewhere."""
     width: int
     """Size of the image in pixels."""

@@ -228,11 +228,12 @@ def _details(summary: Summary) -> str:
     """Settings of the annotation."""
     video = summary.video
     rate = f"{float(video.average_rate):.3f} frames/s" if video.average_rate else "unknown rate"
+    peak = f", minimum peak {summary.min_peak:.3g}" if summary.min_peak else ""
     facts = [
         ("Model", summary.model),
         ("Software", f"polypstream {summary.software}"),
         ("Backend", summary.backend),
-        ("Threshold", f"{summary.threshold:.3g}"),
+        ("Threshold", f"{summary.threshold:.3g}{peak}"),
         (
             "Video",
             f"{video.width}x{video.height}, {video.codec}, {rate}" + ("" if video.is_constant_rate else ", variable"),
