@@ -167,7 +167,7 @@ def figures_of(shots: Sequence[Shot], views: Sequence[View]) -> dict[str, float 
 
 
 def dice_frame_by_frame(shots: Sequence[Shot], point: OperatingPoint) -> float:
-    """Compute the mean Dice over frames with a polyp, each outlined separately, without delay or hysteresis."""
+    """Compute the mean Dice over frames with a polyp, each outlined on its own, without knowledge of other frames."""
     scores = []
     for shot in shots:
         if shot.truth.any():
@@ -178,7 +178,7 @@ def dice_frame_by_frame(shots: Sequence[Shot], point: OperatingPoint) -> float:
 
 
 def alarms_frame_by_frame(shots: Sequence[Shot], point: OperatingPoint) -> dict[str, Any]:
-    """Count false alarms on frames without a polyp, each processed separately, without delay or hysteresis."""
+    """Count false alarms on frames without a polyp, each processed on its own, without knowledge of other frames."""
     largest = []
     for shot in shots:
         width, height = shot.size

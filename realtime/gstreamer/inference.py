@@ -98,8 +98,7 @@ class ElementInference:
 
     def set_operating_point(self, name: str | None, threshold: float | None) -> None:
         """Use an operating point of the model, None for its first, optionally with another threshold."""
-        point = self._segmenter.contract.operating_point(name)
-        self._tracker.operating_point = point if threshold is None else point.with_threshold(threshold)
+        self._tracker.operating_point = self._segmenter.contract.operating_point(name).with_threshold(threshold)
 
     def process(self, picture: MappedPicture, *, at_s: float, pts_s: float | None) -> View:
         """Return the markers for a frame. No reference to the frame is kept.

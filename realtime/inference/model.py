@@ -69,7 +69,8 @@ class Model:
         Args:
             image: Path of an image file, or uint8 RGB (H, W, 3) of any size. OpenCV reads BGR: convert it with
                 `image[..., ::-1]`.
-            threshold: Probability from which a pixel is polyp, between 0 and 1; None for the model's.
+            threshold: Probability from which a pixel is polyp, between 0 and 1; None for the model's
+                threshold and minimum peak; a given one applies without a minimum peak.
 
         Returns:
             Polyps, mask and probability in pixels of the image. The result keeps a reference to the image for `plot`.
@@ -145,8 +146,7 @@ class Model:
         return f"<Model {contract.name} {contract.version}, {contract.width}x{contract.height}, {self.backend}>"
 
     def _point(self, threshold: float | None) -> OperatingPoint:
-        point = self.contract.recording_point()
-        return point if threshold is None else point.with_threshold(threshold)
+        return self.contract.recording_point().with_threshold(threshold)
 
 
 class ThreadedSegmenter(ContractSize):

@@ -45,7 +45,7 @@ class LiveFeed:
 
         Args:
             name: Name of an operating point; None for the model's first.
-            threshold: Probability from which a pixel is polyp; None for that of the operating point.
+            threshold: Probability from which a pixel is polyp, without a minimum peak; None for the operating point's.
 
         Raises:
             ConfigError: The model has no such operating point, or the threshold is out of range.
@@ -95,5 +95,4 @@ def open_feed(
 
 
 def _point(model: Model, name: str | None, threshold: float | None) -> OperatingPoint:
-    point = model.contract.operating_point(name)
-    return point if threshold is None else point.with_threshold(threshold)
+    return model.contract.operating_point(name).with_threshold(threshold)

@@ -124,7 +124,7 @@ class Tracker:
             self._point = point
 
     def set_threshold(self, threshold: float) -> None:
-        """Change the threshold of the operating point only."""
+        """Change the threshold of the operating point, which then has no minimum peak."""
         with self._lock:
             self._point = self._point.with_threshold(threshold)
 

@@ -55,9 +55,9 @@ class OperatingPoint:
             if not 0 <= value <= 60_000:
                 raise ConfigError(f"{name} is {value:g}; it must be from 0 to 60000 milliseconds")
 
-    def with_threshold(self, threshold: float) -> "OperatingPoint":
-        """The same settings with a threshold that a user chose: every region that reaches it counts."""
-        return replace(self, threshold=threshold, min_peak=0.0)
+    def with_threshold(self, threshold: float | None) -> "OperatingPoint":
+        """The same settings with a threshold that a user chose, without a minimum peak; None changes nothing."""
+        return self if threshold is None else replace(self, threshold=threshold, min_peak=0.0)
 
 
 DEFAULT_POINT = "default"

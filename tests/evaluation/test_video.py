@@ -24,7 +24,7 @@ from polypstream.realtime.annotate.formats import ExportFormat
 from polypstream.realtime.annotate.formats.export import export_recording
 from tests.clips import make_clip
 from tests.discs import write_picture
-from tests.models import write_green_finder
+from tests.models import contract, write_green_finder
 from tests.recordings import CLIPS, annotate, two_polyps
 
 SIZE = (60, 40)
@@ -205,21 +205,25 @@ def test_a_video_on_the_command_line_with_table_plot_and_protocol(tmp_path: Path
 
 def test_the_api_scores_videos_and_records_as_the_command_does(tmp_path: Path) -> None:
     clip, masks = green_clip(tmp_path)
-    model = write_green_finder(tmp_path / "green.onnx")
+    model = write_green_finder(tmp_path / "green.onnx", metadata=contract(min_peak=0.8).to_metadata())
     arguments = ["evaluate", "--video", str(clip), "--masks", str(masks), "--model", str(model), "--json"]
     reported = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert (reported["threshold"], reported["min_peak"]) == (0.5, 0.8)
     with ps.load_model(model, backend="onnxruntime") as loaded:
         for network in (model, loaded):
             scores = ps.evaluate_video(network, clip, masks=masks)
             assert scores.dice is not None
             assert scores.dice.mean == reported["dice"]["mean"]
             assert scores.polyps[0].latency_frames == reported["polyps"][0]["latency_frames"]
-            assert ps.evaluate_video(network, clip, against=masks, threshold=0.9).threshold == 0.9
+            assert (scores.threshold, scores.min_peak) == (0.5, 0.8)
+            chosen = ps.evaluate_video(network, clip, against=masks, threshold=0.9)
+            assert (chosen.threshold, chosen.min_peak) == (0.9, 0)
         records = ps.annotate(clip, tmp_path / "out", model=loaded, overlay="none", temporal=False).records
     by_records = ps.evaluate_records(records, masks)
     assert by_records.dice is not None
     assert by_records.dice.mean == pytest.approx(reported["dice"]["mean"], abs=0.05)
     assert by_records.polyps[0].predicted_tracks == 1
+    assert (by_records.threshold, by_records.min_peak) == (0.5, 0.8)
     with pytest.raises(ConfigError, match="either masks or against"):
         ps.evaluate_video(model, clip)
 

@@ -42,9 +42,9 @@ def annotate(
         video: Any file that FFmpeg reads, or a DICOM object with video (extra `[dicom]`).
         output: Folder for `<name>_overlay.mp4` and `<name>_polyps.jsonl`; created if necessary.
         model: A loaded model, an ONNX file, or None for the network of the package.
-        operating_point: Name of one of the model's operating points, whose threshold and minimum area are used; None
-            for the model's threshold without a minimum area.
-        threshold: Probability from which a pixel is polyp; None for that of the operating point.
+        operating_point: Name of one of the model's operating points, whose threshold, minimum area and minimum peak are
+            used; None for the model's own threshold and minimum peak.
+        threshold: Probability from which a pixel is polyp, without a minimum peak; None for the operating point's.
         temporal: Whether detections that last less than 0.2 s are dropped, and gaps of up to 0.4 s filled by motion.
         codec: `h264`, `hevc`, `av1`, `vp9`, `ffv1` or any FFmpeg video encoder.
         quality: Constant rate factor, 0 (best) to 51, or `lossless`.
@@ -224,8 +224,7 @@ def _annotate_config(
 
     if overlay not in {"burned", "soft", "both", "none"}:
         raise ConfigError(f"overlay is {overlay!r}; choose 'burned', 'soft', 'both' or 'none'")
-    point = network.contract.recording_point(operating_point)
-    point = point if threshold is None else point.with_threshold(threshold)
+    point = network.contract.recording_point(operating_point).with_threshold(threshold)
     return AnnotateConfig(
         threshold=point.threshold,
         min_area_share=point.min_area_share,

@@ -29,7 +29,7 @@ def live(
         model: A loaded model, an ONNX file, or None for the network of the package.
         operating_point: Name of one of the model's operating points, such as `sensitive` (more polyps) or `specific`
             (fewer false alarms); None for its first.
-        threshold: Probability from which a pixel is polyp; None for that of the operating point.
+        threshold: Probability from which a pixel is polyp, without a minimum peak; None for the operating point's.
         fade_ms: Time in milliseconds after which a marker without new inference disappears.
         loop: Play a file again when it ends.
 

@@ -119,7 +119,7 @@ def evaluate(
         data: Folders with `images/` and `masks/`, or `Original/` and `Ground Truth/`.
         splits: CSV of dataset, image and `grouped` (train, val or test).
         split: The split to evaluate; None for `test` with `splits`, else all images.
-        threshold: Probability from which a pixel is polyp; None for the model's.
+        threshold: Probability from which a pixel is polyp, without a minimum peak; None for the model's settings.
         on_progress: Called with the number of images done and the total.
 
     Returns:
@@ -164,7 +164,7 @@ def evaluate_video(
             folder of masks; may be zipped.
         labels: Names of the labels that mean polyp; empty: detected automatically.
         table: The frame table that belongs to the export; None: `<video>_frames.csv` next to it, if present.
-        threshold: Probability from which a pixel is polyp; None for the model's.
+        threshold: Probability from which a pixel is polyp, without a minimum peak; None for the model's settings.
         on_progress: Called with the number of frames done and the total.
 
     Returns:

@@ -188,8 +188,7 @@ def annotate(
     is_burned, is_soft = overlay in {Overlay.BURNED, Overlay.BOTH}, overlay in {Overlay.SOFT, Overlay.BOTH}
     encoding = Encoding(codec=codec, quality=_quality(quality)) if is_burned else None
     segmenter = open_segmenter(model, backend.value, url=url, accurate=accurate)
-    point = segmenter.contract.recording_point(operating_point)
-    point = point if threshold is None else point.with_threshold(threshold)
+    point = segmenter.contract.recording_point(operating_point).with_threshold(threshold)
     settings = AnnotateConfig(
         threshold=point.threshold,
         min_area_share=point.min_area_share,

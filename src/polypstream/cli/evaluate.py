@@ -174,7 +174,8 @@ def _report_video(
     for notice in result.notices:
         Console(stderr=True).print(f"[yellow]note:[/yellow] {one_line(notice)}", highlight=False, soft_wrap=True)
     if as_json:
-        summary = {"model": name, "threshold": result.threshold, **_video_summary(result)}
+        point = {"threshold": result.threshold, "min_peak": result.min_peak}
+        summary = {"model": name, **point, **_video_summary(result)}
         print(json.dumps({**summary, "true_colon": None if protocol is None else asdict(protocol)}, indent=2))
         return
     for table in (_video_table(result), _polyp_table(result), _alarm_table(result)):
@@ -215,9 +216,12 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         raise OutputError(f"cannot write {path} ({error.strerror}); give another --csv") from error
 
 
+def _point(result: "Evaluation | VideoEvaluation") -> str:
+    return f"threshold {result.threshold:g}" + (f", minimum peak {result.min_peak:g}" if result.min_peak else "")
+
+
 def _table(result: "Evaluation") -> Table:
-    at = f"threshold {result.threshold:g}" + (f", minimum peak {result.min_peak:g}" if result.min_peak else "")
-    table = Table(title=f"{at}, means over images with 95% intervals", title_justify="left")
+    table = Table(title=f"{_point(result)}, means over images with 95% intervals", title_justify="left")
     table.add_column("data set")
     for heading in ("images", "with a polyp", "Dice", "IoU", "class-mean IoU"):
         table.add_column(heading, justify="right")
@@ -230,7 +234,7 @@ def _table(result: "Evaluation") -> Table:
 
 def _video_table(result: "VideoEvaluation") -> Table:
     compared = ", boxes" if result.is_boxes else ""
-    table = Table(title=f"threshold {result.threshold:g}{compared}", title_justify="left")
+    table = Table(title=f"{_point(result)}{compared}", title_justify="left")
     table.add_column("frames")
     for heading in ("count", "Dice", "IoU", "sensitivity", "false alarms"):
         table.add_column(heading, justify="right")

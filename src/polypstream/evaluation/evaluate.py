@@ -62,7 +62,7 @@ class DatasetScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The scores of every image at one threshold."""
+    """The scores of every image at one threshold and minimum peak."""
 
     threshold: float
     min_peak: float
@@ -170,7 +170,7 @@ def evaluate_video(
                     true_colon.add(index, actual, scored_boxes(probability, rgb.shape[:2]), video=clip.stem)
             if advance is not None:
                 advance(index + 1, len(frames.times_s))
-        return scorer.result(threshold)
+        return scorer.result(threshold, min_peak)
 
 
 def evaluate_records(
@@ -213,7 +213,7 @@ def evaluate_records(
                 scorer.add(frame.index, frame.pts_s, actual, predicted)
             if advance is not None:
                 advance(frame.index + 1, len(times_s))
-        return scorer.result(recording.summary.threshold)
+        return scorer.result(recording.summary.threshold, recording.summary.min_peak)
 
 
 def mask_at(

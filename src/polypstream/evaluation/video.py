@@ -96,9 +96,10 @@ class AlarmBurden:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEvaluation:
-    """Scores of predictions on a video at one threshold."""
+    """Scores of predictions on a video at one threshold and minimum peak."""
 
     threshold: float
+    min_peak: float
     frames: tuple[FrameScore, ...]
     polyps: tuple[PolypScore, ...]
     alarms: tuple[AlarmBurden, ...]
@@ -236,13 +237,14 @@ class VideoScorer:
             )
             self._seen.setdefault(str(each.identity), []).append(seen)
 
-    def result(self, threshold: float) -> VideoEvaluation:
+    def result(self, threshold: float, min_peak: float = 0.0) -> VideoEvaluation:
         """The scores of all frames."""
         times_s = [frame.pts_s for frame in self._frames]
         step_s = median(after - before for before, after in pairwise(times_s)) if len(times_s) > 1 else 0.0
         clean = [frame for frame in self._frames if not frame.polyp_pixels]
         return VideoEvaluation(
             threshold=threshold,
+            min_peak=min_peak,
             frames=tuple(self._frames),
             polyps=tuple(_polyp_score(name, seen, step_s, self._has_tracks) for name, seen in self._seen.items()),
             alarms=tuple(
