@@ -33,6 +33,7 @@ cudaStream_t stream_of(StreamHandle handle) { return static_cast<cudaStream_t>(h
 struct DeviceAxis {
     const std::int32_t* first;
     const std::int32_t* used;
+    const std::uint16_t* rounding;
     const std::int16_t* weight;
     int taps;
 };
@@ -70,7 +71,7 @@ __device__ std::int32_t value_at(
         if (down == 1) {
             column = static_cast<std::int32_t>(sample_at(top, index, bytes) >> 1);
         } else {
-            column = rounding_of(down);
+            column = rows.rounding[y];
             for (int t = 0; t < down; ++t) column += weighted(sample_at(top + t * pitch, index, bytes), wy[t]);
         }
         sum += column * wx[s];
@@ -170,15 +171,17 @@ dim3 blocks_for(int columns, int rows, int frames) {
 class AxisOnDevice {
   public:
     AxisOnDevice(const Axis& axis, StreamHandle stream)
-        : first_(bytes(axis.first)), used_(bytes(axis.used)), weight_(bytes(axis.weight)), taps_(axis.taps) {
+        : first_(bytes(axis.first)), used_(bytes(axis.used)), rounding_(bytes(axis.rounding)),
+          weight_(bytes(axis.weight)), taps_(axis.taps) {
         first_.upload(axis.first.data(), bytes(axis.first), stream);
         used_.upload(axis.used.data(), bytes(axis.used), stream);
+        rounding_.upload(axis.rounding.data(), bytes(axis.rounding), stream);
         weight_.upload(axis.weight.data(), bytes(axis.weight), stream);
     }
     DeviceAxis view() const {
         return {
             static_cast<const std::int32_t*>(first_.data()), static_cast<const std::int32_t*>(used_.data()),
-            static_cast<const std::int16_t*>(weight_.data()), taps_
+            static_cast<const std::uint16_t*>(rounding_.data()), static_cast<const std::int16_t*>(weight_.data()), taps_
         };
     }
 
@@ -187,7 +190,7 @@ class AxisOnDevice {
     static std::size_t bytes(const std::vector<T>& values) {
         return values.size() * sizeof(T);
     }
-    DeviceBuffer first_, used_, weight_;
+    DeviceBuffer first_, used_, rounding_, weight_;
     int taps_;
 };
 

@@ -24,11 +24,11 @@ std::int32_t fixed(double value) {
 // Column sums of one output row: 16-bit, level * 128.
 template <typename Sample>
 POLYPSTREAM_CLONES void column_sums(
-    const std::uint8_t* top, std::int64_t pitch, int taps, const std::int16_t* weight, int samples, std::uint16_t* sums
+    const std::uint8_t* top, std::int64_t pitch, int taps, const std::int16_t* weight, std::uint16_t rounding,
+    int samples, std::uint16_t* sums
 ) {
     constexpr int up = sizeof(Sample) == 1 ? 8 : 0;
     constexpr unsigned mask = sizeof(Sample) == 1 ? 0xFFFF : 0xFFC0;
-    const std::uint16_t half = rounding_of(taps);
     int tap = 0;
     const auto row = [&](int t) { return reinterpret_cast<const Sample*>(top + t * pitch); };
     if (taps == 1) {
@@ -54,7 +54,7 @@ POLYPSTREAM_CLONES void column_sums(
             );
         };
         if (tap == 0) {
-            for (int x = 0; x < samples; ++x) sums[x] = static_cast<std::uint16_t>(sum4(x) + half);
+            for (int x = 0; x < samples; ++x) sums[x] = static_cast<std::uint16_t>(sum4(x) + rounding);
         } else {
             for (int x = 0; x < samples; ++x) sums[x] = static_cast<std::uint16_t>(sums[x] + sum4(x));
         }
@@ -173,9 +173,13 @@ class RowScaler {
         const int samples = (to - from) * one.step;
         const std::int64_t shift = static_cast<std::int64_t>(from) * one.step * plan_.layout.bytes;
         if (plan_.layout.bytes == 1) {
-            column_sums<std::uint8_t>(top + shift, pitch, rows.used[row], weight, samples, mixed_.data());
+            column_sums<std::uint8_t>(
+                top + shift, pitch, rows.used[row], weight, rows.rounding[row], samples, mixed_.data()
+            );
         } else {
-            column_sums<std::uint16_t>(top + shift, pitch, rows.used[row], weight, samples, mixed_.data());
+            column_sums<std::uint16_t>(
+                top + shift, pitch, rows.used[row], weight, rows.rounding[row], samples, mixed_.data()
+            );
         }
         for (int k = 0; k < components; ++k) {
             const Component& each = plan_.layout.component[first_component + k];
@@ -203,6 +207,24 @@ class RowScaler {
     std::vector<std::uint16_t> mixed_;
     std::vector<std::int16_t> apart_;
 };
+
+// What the products that `weighted` cuts to 16 bits lack on average, summed over the taps of each output. A product is
+// a multiple of 2^(zero bits of the sample + zero bits of the weight); weights of many zero bits lose little or nothing.
+std::vector<std::uint16_t> rounding_of(const Axis& rows, PixelFormat format) {
+    constexpr long most = 31;  // white plus this is the largest sum that 15 bits hold
+    const std::int32_t sample_step = format == PixelFormat::p010 ? 1 << 6 : 1 << 8;
+    std::vector<std::uint16_t> rounding(rows.first.size(), 0);
+    for (std::size_t i = 0; i < rounding.size(); ++i) {
+        double lost = 0;
+        for (int t = 0; t < rows.used[i]; ++t) {
+            const std::int32_t weight = rows.weight[i * rows.taps + t];
+            const std::int32_t step = sample_step * (weight & -weight);
+            if (step > 0 && step < 1 << 16) lost += 0.5 - step / 131072.0;
+        }
+        rounding[i] = static_cast<std::uint16_t>(std::min(std::lround(lost), most));
+    }
+    return rounding;
+}
 
 }  // namespace
 
@@ -335,6 +357,7 @@ Plan plan_of(const FrameView& frame, const Rectangle& part, int width, int heigh
     plan.conversion = conversion_of(matrix, full_range, frame.format);
     plan.luma_x = axis_of(frame.width, part.left, part.right, width, row_weight_bits, row_block);
     plan.luma_y = axis_of(frame.height, part.top, part.bottom, height, column_weight_bits, 1);
+    plan.luma_y.rounding = rounding_of(plan.luma_y, frame.format);
     if (!plan.is_rgb) {
         // The last chroma sample of an odd side belongs to one pixel; like FFmpeg, all samples count alike.
         const int w = plan.layout.component[1].width, h = plan.layout.component[1].height;
@@ -342,6 +365,7 @@ Plan plan_of(const FrameView& frame, const Rectangle& part, int width, int heigh
         const double bottom = part.bottom == frame.height ? h : part.bottom / 2;
         plan.chroma_x = axis_of(w, part.left / 2, right, width, row_weight_bits, row_block);
         plan.chroma_y = axis_of(h, part.top / 2, bottom, height, column_weight_bits, 1);
+        plan.chroma_y.rounding = rounding_of(plan.chroma_y, frame.format);
     }
     return plan;
 }

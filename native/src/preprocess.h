@@ -2,8 +2,8 @@
 //
 // Each plane is scaled by itself, first along columns, then along rows, with integer weights:
 //
-//   column sum   v = sum over rows t of (s[t] * wy[t]) >> 16, plus half a unit per row    (level * 128, 15 bits)
-//   value        q = (sum over columns t of v[t] * wx[t] + 2^15) >> 16                    (level * 32)
+//   column sum   v = sum over rows t of (s[t] * wy[t]) >> 16, plus what that cuts off on average (level * 128, 15 bits)
+//   value        q = (sum over columns t of v[t] * wx[t] + 2^15) >> 16                           (level * 32)
 //
 // s is the sample in 16 bits (an 8-bit one shifted left by 8, P010 as it lies in memory), wy sums to 2^15 and wx to
 // 2^14. The weights are those of the mean over the area that an output pixel covers; where a plane is enlarged, those
@@ -52,6 +52,7 @@ struct Axis {
     std::vector<std::int32_t> first;
     std::vector<std::int16_t> weight;
     std::vector<std::int32_t> used;  // taps that count, for each output
+    std::vector<std::uint16_t> rounding;  // of rows: added to each output's column sums
     int taps = 0;
 };
 
@@ -92,11 +93,6 @@ void preprocess(const FrameView& frame, const Plan& plan, std::uint8_t* out, std
 
 POLYPSTREAM_SHARED std::uint16_t weighted(std::uint32_t sample16, std::uint32_t weight) {
     return static_cast<std::uint16_t>((sample16 * weight) >> 16);
-}
-
-// What the cut-off fractions of so many rows lack on average, within what 15 bits hold.
-POLYPSTREAM_SHARED std::uint16_t rounding_of(int taps) {
-    return static_cast<std::uint16_t>(least(taps / 2, 31));
 }
 
 POLYPSTREAM_SHARED std::int32_t value_of(std::int32_t sum) {
