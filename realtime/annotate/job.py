@@ -3,7 +3,7 @@
 Modules that only some jobs need are imported on use: together, their import takes a tenth of a second.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -205,15 +205,30 @@ def _filtered(
     log: DetectionLog | None,
     detected: Counter[Visibility],
 ) -> Iterator[FilteredFrame[_Viewed] | StreamPacket]:
-    """The polyps of every frame, tracked and filtered over time; packets of other streams pass immediately.
+    """The polyps of every frame, tracked and filtered over time; packets of other streams keep their place among them.
 
     `detected` counts the frames in which the network finds a polyp, by visibility.
     """
     temporal = TemporalFilter[_Viewed](is_on=config.temporal)
+    packets = deque[tuple[int, StreamPacket]]()  # with the number of frames before each
+    pushed = released = 0
+
+    def in_order(frames: Iterable[FilteredFrame[_Viewed]]) -> Iterator[FilteredFrame[_Viewed] | StreamPacket]:
+        nonlocal released
+        for frame in frames:
+            yield frame
+            released += 1
+            while packets and packets[0][0] <= released:
+                yield packets.popleft()[1]
+
     for item in pipeline:
         if isinstance(item, StreamPacket):
-            yield item
+            if pushed == released:
+                yield item
+            else:
+                packets.append((pushed, item))
             continue
+        pushed += 1
         polyps = list(item.polyps) if isinstance(item, Recalled) else polyps_found(item, info, config)
         if log is not None and isinstance(item, Segmented):
             log.add(item.frame.pts, item.image, polyps)
@@ -221,7 +236,7 @@ def _filtered(
         scene = FrameScene(item.image.rgb, item.image.content)
         visibility = scene.visibility if is_measured else Visibility.CLEAR
         detected[visibility] += bool(polyps)
-        yield from temporal.push(
+        frames = temporal.push(
             _Viewed(frame=item.frame, visibility=visibility if config.measures_visibility else Visibility.CLEAR),
             index=item.frame.index,
             pts_s=item.frame.pts_s,
@@ -230,7 +245,8 @@ def _filtered(
             scene=scene,
             is_evidence=visibility is Visibility.CLEAR,
         )
-    yield from temporal.flush()
+        yield from in_order(frames)
+    yield from in_order(temporal.flush())
 
 
 def _unconfirmed(detected: Counter[Visibility], frames: int) -> tuple[str, ...]:

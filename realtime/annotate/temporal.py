@@ -1,10 +1,11 @@
-"""Temporal filter of recordings: drops unsupported detections, fills short gaps by motion.
+"""Temporal filter of recordings: drops unsupported detections, fills in contours by motion.
 
-It looks ahead by `WINDOW_S`, which a recording allows and a live feed does not: a detection counts if its polyp is
-detected for `MIN_EVIDENCE_S` within that time, before or after, in frames that can be assessed: what is only seen in
-red-out, blur or glare is dropped. A polyp that is detected less often, but in `MIN_LONG_EVIDENCE_S` of the last
-`LONG_WINDOW_S`, counts from then on. Where a supported polyp is missed for no longer than `WINDOW_S`, its contour is
-moved into the gap by the optical flow from both sides, unless the motion cannot be trusted.
+It looks ahead, which a recording allows and a live feed does not. A detection counts if its polyp is detected for
+`MIN_EVIDENCE_S` within `WINDOW_S`, before or after, in frames that can be assessed: what is only seen in red-out, blur
+or glare is dropped. A polyp that is detected less often, but in `MIN_LONG_EVIDENCE_S` of the last `LONG_WINDOW_S`,
+counts from then on. Where a supported polyp is missed for no longer than `WINDOW_S`, its contour is moved into the gap
+by the optical flow from both sides, unless the motion cannot be trusted. A polyp that is first or last detected at the
+edge of the image is followed over it; see `edge_tracking`.
 """
 
 from collections import deque
@@ -16,6 +17,7 @@ import numpy as np
 
 from polypstream.arrays import Contour, Size
 from polypstream.errors import ConfigError
+from polypstream.realtime.annotate.edge_tracking import EdgePolyp, is_same
 from polypstream.realtime.annotate.tracks import FrameScene, PolypTracker, motion_between
 from polypstream.realtime.outlines.contours import Polyp, polyp_from_contour
 
@@ -28,6 +30,12 @@ LONG_WINDOW_S, MIN_LONG_EVIDENCE_S = 1.0, 0.3
 """A flat polyp may be detected in every third frame only, but for long."""
 MAX_STEP_S = 0.1
 """If frames are further apart, detections are not filtered."""
+EDGE_S = 0.6
+"""Maximum time for which a polyp is followed over the edge of the image."""
+MIN_EDGE_EVIDENCE_S = 0.4
+"""Evidence from which a polyp is followed."""
+DELAY_S = WINDOW_S + EDGE_S
+"""Time by which frames are held back."""
 MAX_FRAMES = 64
 """Maximum number of frames held back, at any frame rate."""
 MIN_TRUST = 0.5
@@ -52,6 +60,15 @@ class FilteredFrame(Generic[T]):
 
 
 @dataclass(kw_only=True)
+class _Run:
+    """Detections of a track without a gap longer than `WINDOW_S`."""
+
+    first_pts_s: float
+    evidence_s: float = 0.0
+    is_followed_back: bool = False
+
+
+@dataclass(kw_only=True)
 class _Held(Generic[T]):
     item: T
     index: int
@@ -66,10 +83,12 @@ class _Held(Generic[T]):
     supported: set[int] = field(default_factory=set)
     gaps: dict[int, tuple["_Held[T]", "_Held[T]"]] = field(default_factory=dict)
     """Frames of the last detection before and the first one after, by id of each track that is missed here."""
+    followed: dict[int, tuple[Polyp, bool]] = field(default_factory=dict)
+    """Polyps that are followed over the edge of the image, by tracker id, and whether they are filled in."""
 
 
 class TemporalFilter(Generic[T]):
-    """Filters the detections of one recording. Frames go in and come out in order, later by up to `WINDOW_S`.
+    """Filters the detections of one recording. Frames go in and come out in order, later by up to `DELAY_S`.
 
     Not thread-safe. It can be pickled with its pending frames, if the items can.
 
@@ -86,6 +105,14 @@ class TemporalFilter(Generic[T]):
         self._evidence: dict[int, deque[tuple[float, float]]] = {}
         """Time and seconds of evidence of the detections within `LONG_WINDOW_S`, by tracker id."""
         self._first_pts_s = 0.0
+        self._runs: dict[int, _Run] = {}
+        self._shown: dict[int, Polyp] = {}
+        """Supported polyps of the frame that was released last, by tracker id."""
+        self._shown_s: dict[int, float] = {}
+        """Seconds of evidence in released frames, by tracker id."""
+        self._leaving: dict[int, tuple[EdgePolyp, float]] = {}
+        """Polyps followed over the edge, and the time of their last detection, by tracker id."""
+        self._released_scene: FrameScene | None = None
 
     def push(
         self,
@@ -152,7 +179,7 @@ class TemporalFilter(Generic[T]):
             yield self._released(self._held.popleft())
 
     def _is_decided(self, frame: _Held[T]) -> bool:
-        return not self._is_on or len(self._held) > MAX_FRAMES or self._held[-1].pts_s - frame.pts_s > WINDOW_S
+        return not self._is_on or len(self._held) > MAX_FRAMES or self._held[-1].pts_s - frame.pts_s > DELAY_S
 
     def _support(self, identity: int) -> None:
         """Count the newest detection of a track, and note the gap before it."""
@@ -171,6 +198,14 @@ class TemporalFilter(Generic[T]):
             for frame in self._held:
                 if recent[-2].index < frame.index < newest.index:
                     frame.gaps[identity] = recent[-2], newest
+        if len(recent) == 1 or identity not in self._runs:
+            self._runs[identity] = _Run(first_pts_s=newest.pts_s)
+        run = self._runs[identity]
+        run.evidence_s += newest.step_s * newest.is_evidence
+        is_enough = identity in newest.supported and run.evidence_s >= MIN_EDGE_EVIDENCE_S - 1e-6
+        if is_enough and not run.is_followed_back:
+            run.is_followed_back = True
+            self._follow_back(identity, run.first_pts_s)
 
     def _long_evidence_s(self, identity: int) -> float:
         """Add the newest detection of a track to its evidence; return the evidence within `LONG_WINDOW_S`."""
@@ -181,7 +216,40 @@ class TemporalFilter(Generic[T]):
                 self._evidence[each].popleft()
             if not self._evidence[each]:
                 del self._evidence[each]
+                self._runs.pop(each, None)
         return sum(seconds for _, seconds in self._evidence[identity])
+
+    def _follow_back(self, identity: int, first_pts_s: float) -> None:
+        """Follow a track that began at the edge of the image back in time."""
+        frames = list(self._held)
+        start = next(
+            place for place, each in enumerate(frames) if each.pts_s >= first_pts_s and identity in each.supported
+        )
+        first = frames[start]
+        polyp = EdgePolyp.at_edge(first.polyps[identity], first.size, first.scene)
+        for place in range(start - 1, -1, -1):
+            later, frame = frames[place + 1], frames[place]
+            if polyp is None or later.step_s > MAX_STEP_S or first.pts_s - frame.pts_s > EDGE_S + 1e-6:
+                return
+            polyp = _followed(identity, polyp, later.scene, frame)
+
+    def _follow_on(self, frame: _Held[T], shown: dict[int, Polyp]) -> None:
+        """Follow tracks that ended at the edge of the image into the next frame that is released."""
+        before = self._released_scene
+        if before is None or frame.step_s > MAX_STEP_S:
+            self._leaving.clear()
+            return
+        for identity, polyp in self._shown.items():
+            if identity not in shown and self._shown_s.get(identity, 0.0) >= MIN_EDGE_EVIDENCE_S - 1e-6:
+                started = EdgePolyp.at_edge(polyp, frame.size, before)
+                if started is not None:
+                    self._leaving[identity] = started, frame.pts_s - frame.step_s
+        for identity, (leaving, last_pts_s) in list(self._leaving.items()):
+            del self._leaving[identity]
+            if identity not in shown and frame.pts_s - last_pts_s <= EDGE_S + 1e-6:
+                moved = _followed(identity, leaving, before, frame)
+                if moved is not None:
+                    self._leaving[identity] = moved, last_pts_s
 
     def _released(self, frame: _Held[T]) -> FilteredFrame[T]:
         kept = {identity: polyp for identity, polyp in frame.polyps.items() if identity in frame.supported}
@@ -192,7 +260,18 @@ class TemporalFilter(Generic[T]):
             if (polyp := _between(identity, before, frame, after)) is not None
         }
         frame.gaps.clear()  # or frames that refer to each other would never be freed
-        everything = {**kept, **filled}
+        shown = {**kept, **filled}
+        if self._is_on:
+            self._follow_on(frame, shown)
+            for identity in kept:
+                self._shown_s[identity] = self._shown_s.get(identity, 0.0) + frame.step_s * frame.is_evidence
+            self._shown, self._released_scene = shown, frame.scene
+        followed = {
+            each: polyp
+            for each, (polyp, _) in frame.followed.items()
+            if each not in shown and not any(is_same(polyp, other, frame.size) for other in shown.values())
+        }
+        everything = {**shown, **followed}
         for identity in everything:
             self._ids.setdefault(identity, len(self._ids) + 1)
         return FilteredFrame(
@@ -201,8 +280,25 @@ class TemporalFilter(Generic[T]):
             pts_s=frame.pts_s,
             polyps=tuple(everything.values()),
             tracks=tuple(self._ids[identity] for identity in everything),
-            interpolated=tuple(identity in filled for identity in everything),
+            interpolated=tuple(
+                identity in filled or (identity in followed and frame.followed[identity][1]) for identity in everything
+            ),
         )
+
+
+def _followed(identity: int, polyp: EdgePolyp, from_scene: FrameScene, frame: _Held[T]) -> EdgePolyp | None:
+    """Follow a polyp into an adjacent frame, and note it there unless it is already known; None if it ends there."""
+    moved = polyp.moved(from_scene, frame.scene, frame.size)
+    if moved is None or identity in frame.supported:
+        return None
+    for other, detection in frame.polyps.items():
+        if is_same(moved.visible, detection, frame.size):
+            if other in frame.supported:
+                return None
+            frame.followed[identity] = detection, False
+            return EdgePolyp.at_edge(detection, frame.size, frame.scene)
+    frame.followed.setdefault(identity, (moved.visible, True))
+    return moved
 
 
 def _between(identity: int, before: _Held[T], frame: _Held[T], after: _Held[T]) -> Polyp | None:

@@ -319,6 +319,11 @@ def _moved(active: _Active, propagated: Propagated) -> _Active:
     return replace(active, contour=propagated.contour, trust=active.trust * propagated.trust)
 
 
+def overlap_of(one: Contour, other: Contour) -> float:
+    """Intersection over union of two contours in relative coordinates, on a coarse grid."""
+    return _iou(_mask(one), _mask(other))
+
+
 def _mask(contour: Contour) -> NDArray[np.bool_]:
     """Rasterize a contour, including its outline, on a coarse grid: bool (128, 128)."""
     corners = np.clip(np.floor(contour * np.float32(_GRID)), -_GRID, 2 * _GRID).astype(np.int32)

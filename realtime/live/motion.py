@@ -35,12 +35,17 @@ FULL_INSIDE, NO_INSIDE = 0.7, 0.4
 
 _FAINT = 8.0
 """Minimum contrast assumed for a region, in gray levels, because of noise."""
+_FULLY_SEEN = 0.99
 _STEP = 2
 """Trust is computed on every second pixel of every second row."""
 _AROUND = np.ones((5, 5), np.uint8)
 """Dilation of a contour's region, in such pixels, because a polyp's texture is at its edge."""
 _RIM = 4
 """Pixels around the content area for which flow is also computed."""
+_EDGE = 4
+"""Pixels along the edge of the content area in which flow is not reliable: half a compared patch."""
+_LEAST_INNER, _LEAST_INNER_SHARE = 12, 0.5
+"""Minimum part of the visible region whose motion moves a contour as a whole, in pixels and as a share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,13 @@ class Scene:
         """Gray levels with equalized contrast, so that flow also works in shadows: uint8 (H, W)."""
         even = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(4, 4))
         return np.asarray(even.apply(cv2.cvtColor(self.rgb, cv2.COLOR_RGB2GRAY)), np.uint8)
+
+    @cached_property
+    def inner(self) -> Mask:
+        """Content area without a margin along its edge, in which flow is not reliable: bool (H, W)."""
+        around = np.ones((2 * _EDGE + 1, 2 * _EDGE + 1), np.uint8)
+        inner = cv2.erode(self.content.view(np.uint8), around, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        return np.asarray(inner, np.bool_)
 
     @cached_property
     def visibility(self) -> Visibility:
@@ -141,7 +153,22 @@ class Motion:
         moved = cv2.remap(self._flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
         return Propagated(contour=np.asarray(contour + moved / self._size, np.float32), trust=self._trust(at))
 
-    def _trust(self, at: NDArray[np.float32]) -> float:
+    def translate(self, contour: Contour) -> Propagated:
+        """Move a contour of the first scene as a whole, by the median motion inside it; it may leave the image.
+
+        For contours that reach over the edge of the image, where there is no flow.
+        """
+        at = contour * self._size - np.float32(0.5)
+        region = np.zeros(self._before.content.shape, np.uint8)
+        cv2.fillPoly(region, [np.rint(at).astype(np.int32)], 1)
+        visible = (region > 0) & self._before.content
+        motions = self._flow[visible & self._before.inner]
+        if len(motions) < max(_LEAST_INNER, _LEAST_INNER_SHARE * np.count_nonzero(visible)):
+            return Propagated(contour=contour, trust=0.0)
+        moved = np.median(motions, axis=0) / self._size
+        return Propagated(contour=np.asarray(contour + moved, np.float32), trust=self._trust(at, may_leave=True))
+
+    def _trust(self, at: NDArray[np.float32], *, may_leave: bool = False) -> float:
         if self.is_cut:
             return 0.0
         inside = np.zeros(self._content.shape, np.uint8)
@@ -149,12 +176,16 @@ class Motion:
         region = (cv2.dilate(inside, _AROUND) > 0) & self._content
         if not region.any():
             return 0.0
-        error = float(np.median(self._error_px[region]))
         still_seen = float(self._seen[region].mean())
+        if may_leave:  # judged by what stays in view
+            region &= self._seen > _FULLY_SEEN
+            if not region.any():
+                return 0.0
+        error = float(np.median(self._error_px[region]))
         return (
             self.scene_trust
             * _ramp(error, FULL_ERROR_PX, NO_ERROR_PX)
-            * _ramp(still_seen, FULL_INSIDE, NO_INSIDE)
+            * (1.0 if may_leave else _ramp(still_seen, FULL_INSIDE, NO_INSIDE))
             * _ramp(self._change(region), FULL_CHANGE, NO_CHANGE)
         )
 

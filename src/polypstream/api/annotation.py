@@ -45,7 +45,8 @@ def annotate(
         operating_point: Name of one of the model's operating points, whose threshold, minimum area and minimum peak are
             used; None for the model's own threshold and minimum peak.
         threshold: Probability from which a pixel is polyp, without a minimum peak; None for the operating point's.
-        temporal: Whether detections that last less than 0.2 s are dropped, and gaps of up to 0.4 s filled by motion.
+        temporal: Whether detections that last less than 0.2 s are dropped, gaps of up to 0.4 s filled by motion, and
+            polyps followed over the edge of the image.
         codec: `h264`, `hevc`, `av1`, `vp9`, `ffv1` or any FFmpeg video encoder.
         quality: Constant rate factor, 0 (best) to 51, or `lossless`.
         overlay: `burned` encodes a copy with the contours drawn into it; `soft` copies the video without re-encoding to

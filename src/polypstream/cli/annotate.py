@@ -84,7 +84,8 @@ def annotate(
         bool,
         typer.Option(
             "--temporal/--no-temporal",
-            help="Drop detections that last less than 0.2 s, and fill gaps of up to 0.4 s by motion.",
+            help="Drop detections that last less than 0.2 s, fill gaps of up to 0.4 s by motion, and follow polyps "
+            "over the edge of the image.",
         ),
     ] = True,
     accurate: AccurateOption = False,

@@ -179,7 +179,7 @@ def test_two_polyps_that_flicker_in_turn_do_not_keep_frames_that_were_released()
     stage = TemporalFilter[Picture]()
     left, right = polyp(150, 200), polyp(450, 200)
     pictures = []
-    for index in range(30):
+    for index in range(45):
         picture = Picture()
         pictures.append(weakref.ref(picture))
         for _ in stage.push(

@@ -48,6 +48,21 @@ def test_a_translation_carries_the_contour_by_as_much(x: float, y: float) -> Non
     assert propagated.trust > 0.9
 
 
+@given(x=st.floats(-6, 6), y=st.floats(-6, 6), place=st.sampled_from([0.5, 0.95, 1.02]))
+@settings(max_examples=40, deadline=None)
+def test_a_contour_that_reaches_over_the_edge_is_moved_as_a_whole(x: float, y: float, place: float) -> None:
+    moved = Motion(scene_of(tissue()), scene_of(shifted(tissue(), x, y))).translate(ring(x=place))
+    by = (moved.contour - ring(x=place)) * SIDE
+    np.testing.assert_allclose(by, np.broadcast_to(by[0], by.shape), atol=1e-3)
+    np.testing.assert_allclose(by[0], [x, y], atol=1.0)
+
+
+def test_a_contour_almost_outside_the_image_is_not_moved() -> None:
+    motion = Motion(scene_of(tissue()), scene_of(shifted(tissue(), 3, 0)))
+    assert motion.translate(ring(x=1.07)).trust == 0
+    assert motion.translate(ring(x=2)).trust == 0
+
+
 def test_the_size_of_the_thumbnail_does_not_matter() -> None:
     large = [np.asarray(cv2.resize(rgb, (352, 352)), np.uint8) for rgb in (tissue(), shifted(tissue(), 5, -3))]
     propagated = Motion(scene_of(large[0]), scene_of(large[1])).propagate(ring())
