@@ -1,5 +1,7 @@
 """Polyps are followed over the edge of the image while they enter and leave it, and nowhere else."""
 
+from functools import cache
+
 import cv2
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ PLACE = 420, 128
 """Center of the only polyp on the canvas."""
 
 
+@cache
 def canvas(*, seed: int = 3) -> Rgb:
     """Tissue with one polyp, along which the camera moves."""
     rng = np.random.default_rng(seed)
