@@ -4,8 +4,9 @@ It looks ahead, which a recording allows and a live feed does not. A detection c
 `MIN_EVIDENCE_S` within `WINDOW_S`, before or after, in frames that can be assessed: what is only seen in red-out, blur
 or glare is dropped. A polyp that is detected less often, but in `MIN_LONG_EVIDENCE_S` of the last `LONG_WINDOW_S`,
 counts from then on. Where a supported polyp is missed for no longer than `WINDOW_S`, its contour is moved into the gap
-by the optical flow from both sides, unless the motion cannot be trusted. A polyp that is first or last detected at the
-edge of the image is followed over it; see `edge_tracking`.
+by the optical flow from both sides, unless the motion cannot be trusted. So is an outline that differs from those of
+both adjacent frames although they agree. A polyp that is first or last detected at the edge of the image is followed
+over it; see `edge_tracking`.
 """
 
 from collections import deque
@@ -18,7 +19,7 @@ import numpy as np
 from polypstream.arrays import Contour, Size
 from polypstream.errors import ConfigError
 from polypstream.realtime.annotate.edge_tracking import EdgePolyp, is_same
-from polypstream.realtime.annotate.tracks import FrameScene, PolypTracker, motion_between
+from polypstream.realtime.annotate.tracks import FrameScene, PolypTracker, motion_between, overlap_of
 from polypstream.realtime.outlines.contours import Polyp, polyp_from_contour
 
 WINDOW_S = 0.4
@@ -30,6 +31,9 @@ LONG_WINDOW_S, MIN_LONG_EVIDENCE_S = 1.0, 0.3
 """A flat polyp may be detected in every third frame only, but for long."""
 MAX_STEP_S = 0.1
 """If frames are further apart, detections are not filtered."""
+OUTLIER_IOU, AGREEMENT_IOU = 0.6, 0.75
+"""An outline is replaced if it overlaps those of both adjacent frames, moved to its frame by motion, by less than the
+first value, and they overlap each other by at least the second."""
 EDGE_S = 0.6
 """Maximum time for which a polyp is followed over the edge of the image."""
 MIN_EDGE_EVIDENCE_S = 0.4
@@ -68,6 +72,21 @@ class _Run:
     is_followed_back: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """A polyp in one frame."""
+
+    polyp: Polyp
+    pts_s: float
+    size: Size
+    scene: FrameScene
+
+    @property
+    def contour(self) -> Contour:
+        """Its contour in relative coordinates."""
+        return np.divide(self.polyp.contour, self.size, dtype=np.float32)
+
+
 @dataclass(kw_only=True)
 class _Held(Generic[T]):
     item: T
@@ -85,6 +104,10 @@ class _Held(Generic[T]):
     """Frames of the last detection before and the first one after, by id of each track that is missed here."""
     followed: dict[int, tuple[Polyp, bool]] = field(default_factory=dict)
     """Polyps that are followed over the edge of the image, by tracker id, and whether they are filled in."""
+
+    def view_of(self, identity: int) -> _View:
+        """A polyp that was detected here."""
+        return _View(polyp=self.polyps[identity], pts_s=self.pts_s, size=self.size, scene=self.scene)
 
 
 class TemporalFilter(Generic[T]):
@@ -106,7 +129,7 @@ class TemporalFilter(Generic[T]):
         """Time and seconds of evidence of the detections within `LONG_WINDOW_S`, by tracker id."""
         self._first_pts_s = 0.0
         self._runs: dict[int, _Run] = {}
-        self._shown: dict[int, Polyp] = {}
+        self._shown: dict[int, _View] = {}
         """Supported polyps of the frame that was released last, by tracker id."""
         self._shown_s: dict[int, float] = {}
         """Seconds of evidence in released frames, by tracker id."""
@@ -239,9 +262,9 @@ class TemporalFilter(Generic[T]):
         if before is None or frame.step_s > MAX_STEP_S:
             self._leaving.clear()
             return
-        for identity, polyp in self._shown.items():
+        for identity, view in self._shown.items():
             if identity not in shown and self._shown_s.get(identity, 0.0) >= MIN_EDGE_EVIDENCE_S - 1e-6:
-                started = EdgePolyp.at_edge(polyp, frame.size, before)
+                started = EdgePolyp.at_edge(view.polyp, view.size, view.scene)
                 if started is not None:
                     self._leaving[identity] = started, frame.pts_s - frame.step_s
         for identity, (leaving, last_pts_s) in list(self._leaving.items()):
@@ -257,15 +280,27 @@ class TemporalFilter(Generic[T]):
             identity: polyp
             for identity, (before, after) in frame.gaps.items()
             if identity in before.supported and identity in after.supported
-            if (polyp := _between(identity, before, frame, after)) is not None
+            if (polyp := _between(before.view_of(identity), frame, after.view_of(identity))) is not None
         }
+        if self._is_on and self._held and max(frame.step_s, self._held[0].step_s) <= MAX_STEP_S:
+            after = self._held[0]
+            filled |= {
+                identity: polyp
+                for identity in kept
+                if identity in self._shown and identity in after.supported
+                if (polyp := _instead(self._shown[identity], frame.view_of(identity), after.view_of(identity)))
+            }
         frame.gaps.clear()  # or frames that refer to each other would never be freed
         shown = {**kept, **filled}
         if self._is_on:
             self._follow_on(frame, shown)
             for identity in kept:
                 self._shown_s[identity] = self._shown_s.get(identity, 0.0) + frame.step_s * frame.is_evidence
-            self._shown, self._released_scene = shown, frame.scene
+            self._shown = {
+                identity: _View(polyp=polyp, pts_s=frame.pts_s, size=frame.size, scene=frame.scene)
+                for identity, polyp in shown.items()
+            }
+            self._released_scene = frame.scene
         followed = {
             each: polyp
             for each, (polyp, _) in frame.followed.items()
@@ -301,18 +336,36 @@ def _followed(identity: int, polyp: EdgePolyp, from_scene: FrameScene, frame: _H
     return moved
 
 
-def _between(identity: int, before: _Held[T], frame: _Held[T], after: _Held[T]) -> Polyp | None:
+def _between(before: _View, frame: _Held[T], after: _View) -> Polyp | None:
     """Propagate the contour between two detections of its track, from the side with the more reliable motion."""
     share = (frame.pts_s - before.pts_s) / max(after.pts_s - before.pts_s, 1e-9)
     best: tuple[float, Contour] | None = None
     for side, nearness in ((before, 1 - share), (after, share)):
-        contour = np.divide(side.polyps[identity].contour, side.size, dtype=np.float32)
-        moved = motion_between(side.scene, frame.scene)(contour)
+        moved = motion_between(side.scene, frame.scene)(side.contour)
         if moved.trust >= MIN_TRUST and (best is None or moved.trust * nearness > best[0]):
             best = moved.trust * nearness, moved.contour
-    if best is None:
+    return None if best is None else _filled_in(best[1], before, after, frame.size)
+
+
+def _instead(before: _View, view: _View, after: _View) -> Polyp | None:
+    """The outline of a single frame from those of the frames beside it, if they agree and it differs from both."""
+    own = view.contour
+    alike = max(overlap_of(before.contour, own), overlap_of(after.contour, own))
+    if alike >= OUTLIER_IOU or overlap_of(before.contour, after.contour) <= alike:  # motion need not be computed
         return None
-    pixels = np.clip(best[1], 0, 1) * np.asarray(frame.size, np.float32)
-    score = min(before.polyps[identity].score, after.polyps[identity].score)
+    one, other = (motion_between(side.scene, view.scene)(side.contour) for side in (before, after))
+    if (
+        min(one.trust, other.trust) < MIN_TRUST
+        or max(overlap_of(one.contour, own), overlap_of(other.contour, own)) >= OUTLIER_IOU
+        or overlap_of(one.contour, other.contour) < AGREEMENT_IOU
+    ):
+        return None
+    return _filled_in(max(one, other, key=lambda moved: moved.trust).contour, before, after, view.size)
+
+
+def _filled_in(contour: Contour, before: _View, after: _View, size: Size) -> Polyp | None:
+    """A polyp with the lower score of two; None if nothing of the contour is in the image."""
+    pixels = np.clip(contour, 0, 1) * np.asarray(size, np.float32)
+    score = min(before.polyp.score, after.polyp.score)
     polyp = polyp_from_contour(np.asarray(pixels, np.float32), score=score)
     return polyp if polyp.area >= 1 else None

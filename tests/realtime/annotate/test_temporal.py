@@ -127,6 +127,44 @@ def test_a_filled_contour_follows_the_tissue_and_is_marked_interpolated() -> Non
         assert found.contour.mean(axis=0) == pytest.approx((200 + 0.01 * frame.index * WIDTH, 240), abs=4)
 
 
+def outlines(frames: dict[int, Polyp], *, pictures: dict[int, Rgb] | None = None) -> list[FilteredFrame[str]]:
+    stage = TemporalFilter[str]()
+    out = []
+    for index, found in frames.items():
+        out += push(stage, index, [found], rgb=(pictures or {}).get(index))
+    return [*out, *stage.flush()]
+
+
+@pytest.mark.parametrize("odd", [polyp(300, 200, radius=20), polyp(300, 240), polyp(300, 200, radius=70)])
+@pytest.mark.parametrize("moves", [False, True])
+def test_the_odd_outline_of_one_frame_is_replaced(odd: Polyp, moves: bool) -> None:
+    shift = [0.01 * (index - 20) if moves else 0.0 for index in range(40)]
+    frames = {index: polyp(300 + shift[index] * WIDTH, 200) for index in range(40)}
+    expected = frames[20]
+    out = outlines({**frames, 20: odd}, pictures={index: tissue(x) for index, x in enumerate(shift)})
+    assert [frame.index for frame in out if any(frame.interpolated)] == [20]
+    (found,) = out[20].polyps
+    np.testing.assert_allclose(found.contour, expected.contour, atol=5)
+    assert [frame.tracks for frame in out] == [(1,)] * 40
+
+
+def test_an_outline_that_stays_odd_or_changes_gradually_is_kept() -> None:
+    small = polyp(300, 200, radius=20)
+    growing = {index: polyp(300, 200, radius=20 * 1.06**index) for index in range(30)}
+    for frames in ({**dict.fromkeys(range(40), STILL), 20: small, 21: small}, growing):
+        out = outlines(frames)
+        assert not any(any(frame.interpolated) for frame in out)
+        for frame, found in zip(out, frames.values(), strict=True):
+            assert frame.polyps == (found,)
+
+
+def test_an_odd_outline_is_kept_where_the_motion_cannot_be_trusted() -> None:
+    large = polyp(300, 200, radius=65)
+    out = outlines({**dict.fromkeys(range(40), STILL), 20: large}, pictures={20: tissue(seed=50)})
+    assert not any(any(frame.interpolated) for frame in out)
+    assert out[20].polyps == (large,)
+
+
 def test_nothing_is_filled_in_where_the_motion_cannot_be_trusted() -> None:
     stage = TemporalFilter[str]()
     out = []
