@@ -1,1 +1,1 @@
-"""INT8 quantization: calibration, equalization, GPTQ weight rounding, bias correction."""
+"""INT8 quantization: calibration, equalization, weight rounding, bias correction."""

@@ -22,7 +22,8 @@ from onnxruntime.quantization.quant_utils import TENSOR_NAME_QUANT_SUFFIX
 
 from polypstream.errors import ModelError
 from polypstream.export.config import Engine
-from polypstream.export.graph import Lookup, attribute, with_shapes, without_unused
+from polypstream.export.graph import Lookup, add_constant, attribute, with_shapes, without_unused
+from polypstream.export.int8.rounding import Rounded
 from polypstream.export.int8.weight_range import LARGEST, steps_of
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -42,7 +43,7 @@ def quantize(
     ranges: Ranges,
     *,
     engine: Engine,
-    weights: Mapping[str, NDArray[np.int8]] | None = None,
+    weights: Mapping[str, Rounded] | None = None,
     keep_fp32: Collection[str] = (),
 ) -> ModelProto:
     """Quantize a model to 8 bits.
@@ -51,7 +52,7 @@ def quantize(
         model: Float32 model of static shape; it is not changed.
         ranges: Value ranges of the tensors.
         engine: The runtime whose style is used.
-        weights: Rounded weights by tensor name, from `gptq_weights`; others are rounded to nearest.
+        weights: Rounded weights by tensor name, from `rounded_weights`; others are rounded to nearest.
         keep_fp32: Names of nodes that stay in float32.
 
     Returns:
@@ -63,6 +64,8 @@ def quantize(
     if unknown := sorted(set(keep_fp32) - {node.name for node in model.graph.node}):
         raise ModelError(f"the model has no node {', '.join(unknown)}; keep_fp32 takes nodes of the float32 model")
     copy = with_shapes(model)
+    names = [name for name in quantizable_nodes(model, engine=engine) if name not in keep_fp32]
+    _restore_means(copy.graph, weights or {}, names)
     symmetric = engine == "tensorrt"
     steps = _scaled_bytes(copy)
     ranges = {**ranges, **{name: (0.0, 255 * step) for name, step in steps.items()}}
@@ -76,7 +79,7 @@ def quantize(
         tensors_range={
             name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()
         },
-        nodes_to_quantize=[name for name in quantizable_nodes(model, engine=engine) if name not in keep_fp32],
+        nodes_to_quantize=names,
         nodes_to_exclude=[],
         op_types_to_quantize=list(_QUANTIZED[engine]),
         extra_options={
@@ -132,12 +135,23 @@ def _enter_as_bytes(graph: GraphProto, scaled: Collection[str]) -> None:
         node.input[:] = [graph.input[0].name if name in made else name for name in node.input]
 
 
-def _store(graph: GraphProto, weights: Mapping[str, NDArray[np.int8]]) -> None:
+def _restore_means(graph: GraphProto, weights: Mapping[str, Rounded], names: Collection[str]) -> None:
+    """Add to the biases of the named convolutions what their outputs lose on average when weights are rounded."""
+    look = Lookup(graph)
+    for node in graph.node:
+        rounded = weights.get(node.input[1]) if node.op_type == "Conv" and node.name in names else None
+        if rounded is not None and all(look.is_constant(name) for name in node.input[2:]):
+            bias = look.value(node.input[2]) if len(node.input) > 2 else 0
+            corrected = add_constant(graph, f"{node.name}.corrected", np.asarray(bias + rounded.lost, np.float32))
+            node.input[2:] = [corrected]
+
+
+def _store(graph: GraphProto, weights: Mapping[str, Rounded]) -> None:
     """Replace the tool's rounded weights with the given ones."""
     for stored in graph.initializer:
         rounded = weights.get(stored.name.removesuffix(TENSOR_NAME_QUANT_SUFFIX))
         if rounded is not None and stored.data_type == TensorProto.INT8:
-            stored.CopyFrom(numpy_helper.from_array(rounded, stored.name))
+            stored.CopyFrom(numpy_helper.from_array(rounded.weights, stored.name))
 
 
 def quantizable_nodes(model: ModelProto, *, engine: Engine) -> list[str]:

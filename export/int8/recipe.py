@@ -1,4 +1,4 @@
-"""INT8 recipe: channel equalization, GPTQ rounding, search for ranges and float32 layers, bias correction.
+"""INT8 recipe: channel equalization, rounding by output error, search for ranges and float32 layers, bias correction.
 
 It needs images but no masks. Candidates are compared by their mean absolute difference in probability from the float32
 model on a few of the images. About a hundred models are tried one after the other.
@@ -14,8 +14,8 @@ from onnx import ModelProto
 from polypstream.export.config import Engine
 from polypstream.export.graph import Images, Lookup, float_tensors, macs, observed, probabilities, with_shapes
 from polypstream.export.int8.equalization import channel_peaks, equalize
-from polypstream.export.int8.gptq import gptq_weights
 from polypstream.export.int8.quantize import correct_bias, quantizable_nodes, quantize
+from polypstream.export.int8.rounding import rounded_weights
 from polypstream.export.rewrites.cpu_kernels import rewrite_for_cpu
 
 SHARES = (0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
@@ -90,7 +90,7 @@ class _Trials:
         self._engine = engine
         form = equalize(model, channel_peaks(model, images))
         self._form = rewrite_for_cpu(form) if engine == "onnxruntime" else form
-        self._weights = gptq_weights(self._form, images)
+        self._weights = rounded_weights(self._form, images)
         self._lowest, self._highest = _extremes(self._form, images)
         self._few = images[np.linspace(0, len(images) - 1, min(TRIAL_IMAGES, len(images))).astype(int)]
         self._exact = probabilities(self._form, self._few)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from onnx import ModelProto, helper, numpy_helper
 
 from polypstream.export.graph import Images, Lookup, attribute, probabilities
-from polypstream.export.int8.gptq import _rounded
 from polypstream.export.int8.recipe import _Trials
+from polypstream.export.int8.rounding import _rounded
 from polypstream.export.int8.weight_range import LARGEST, largest_integers, neighbors
 from polypstream.models import default_model
-from tests.export.int8.test_gptq import SIDE, conv, network
+from tests.export.int8.test_rounding import SIDE, conv, network
 
 
 def largest_pair(whole: np.ndarray) -> int:

@@ -1,6 +1,6 @@
-"""INT8 weights: GPTQ rounding minimizes the change of outputs; equalization makes channels similar in magnitude."""
+"""INT8 weights: rounding minimizes the change of outputs; equalization makes channels similar in magnitude."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from polypstream.export.graph import Images, probabilities, with_shapes
+from polypstream.export.graph import Images, Lookup, observed, probabilities, with_shapes
 from polypstream.export.int8.equalization import channel_peaks, equalize
-from polypstream.export.int8.gptq import _rounded, gptq_weights
+from polypstream.export.int8.quantize import quantize
 from polypstream.export.int8.recipe import _Trials
+from polypstream.export.int8.rounding import Rounded, _rounded, _rounded_depthwise, depthwise_steps, rounded_weights
 from polypstream.export.int8.weight_range import LARGEST, steps_of
 
 SIDE = 24
@@ -147,9 +148,113 @@ def test_inputs_without_samples_are_rounded_to_nearest() -> None:
     assert not _rounded(np.zeros((2, 3, 1, 1), np.float32), np.eye(3)).any()
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    channels=st.sampled_from([1, 3, 64]),
+    size=st.sampled_from([(1, 1), (2, 2), (3, 3), (5, 5)]),
+    noise=st.sampled_from([0.01, 0.1, 1.0]),
+)
+def test_depthwise_outputs_change_no_more_than_with_rounding_to_nearest(
+    seed: int, channels: int, size: tuple[int, int], noise: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    count = size[0] * size[1]
+    weights = rng.normal(0, 1, (channels, 1, *size)).astype(np.float32)
+    taken = rng.normal(1, 1, (channels, 500, 1)) + rng.normal(0, noise, (channels, 500, count))
+    moments = taken.swapaxes(1, 2) @ taken
+    rounded = _rounded_depthwise(weights, moments)
+    assert (rounded.dtype, rounded.shape) == (np.int8, weights.shape)
+    assert abs(rounded.astype(int)).max() <= LARGEST
+    flat = weights.reshape(channels, count) / depthwise_steps(weights)[:, None]
+
+    def error(whole: np.ndarray) -> np.ndarray:
+        difference = whole.reshape(channels, count) - flat
+        return np.einsum("ck,ckl,cl->c", difference, moments, difference)
+
+    nearest = error(np.round(flat))
+    assert (error(rounded) <= nearest + 1e-3 * np.trace(moments, axis1=1, axis2=2)).all()
+    if count >= 9 and channels == 64 and noise <= 0.1:  # errors of similar inputs cancel; by chance also those of a few
+        assert error(rounded).sum() < 0.5 * nearest.sum()
+
+
+def test_depthwise_rounding_comes_close_to_the_best_of_all_neighbors() -> None:
+    rng = np.random.default_rng(5)
+    weights = rng.normal(0, 1, (6, 1, 2, 2)).astype(np.float32)
+    taken = rng.normal(1, 1, (6, 300, 1)) + rng.normal(0, 0.3, (6, 300, 4))
+    moments = taken.swapaxes(1, 2) @ taken
+    flat = weights.reshape(6, 4) / depthwise_steps(weights)[:, None]
+    below = np.floor(flat)
+    options = np.array(list(np.ndindex(2, 2, 2, 2)))
+    for channel, rounded in enumerate(_rounded_depthwise(weights, moments).reshape(6, 4)):
+        tried = np.vstack([below[channel] + options, rounded]) - flat[channel]
+        errors = np.einsum("nk,kl,nl->n", tried, moments[channel], tried)
+        assert errors[-1] <= 1.05 * errors[:-1].min()
+
+
+def depthwise_network() -> ModelProto:
+    """Three channels, each convolved by itself with large weights and bounded, then added."""
+    rng = np.random.default_rng(6)
+    weights = {
+        "alone.w": rng.normal(0, 0.5, (3, 1, 3, 3)),
+        "alone.b": rng.normal(0, 1, 3),
+        "head.w": rng.normal(0, 0.1, (1, 3, 1, 1)),
+        "low": np.array(0.0),
+        "high": np.array(6.0),
+    }
+    alone = conv("x", "alone", kernel=3)
+    alone.input.append("alone.b")
+    alone.attribute.append(helper.make_attribute("group", 3))
+    return network(
+        [alone, helper.make_node("Clip", ["alone", "low", "high"], ["bounded"], "bounded"), conv("bounded", "head")],
+        weights,
+        last="head",
+    )
+
+
+def test_quantized_outputs_keep_their_means(seen: Images) -> None:
+    model = depthwise_network()
+    ranges = {"x": (0.0, 255.0), "alone": (-2000.0, 2000.0), "bounded": (0.0, 6.0), "floats": (0.0, 255.0)}
+    found = rounded_weights(model, seen)
+    lost = found["alone.w"].lost
+    biases = {}
+    for name, keep in (("quantized", ()), ("kept", ("alone",))):
+        made = quantize(model, ranges, engine="tensorrt", weights=found, keep_fp32=keep)
+        look = Lookup(made.graph)
+        (node,) = (each for each in made.graph.node if each.name == "alone")
+        biases[name] = look.value(node.input[2])
+    exact = Lookup(model.graph).value("alone.b")
+    np.testing.assert_array_equal(biases["kept"], exact)
+    np.testing.assert_allclose(biases["quantized"], exact + lost, rtol=1e-6)
+    wanted = mean_outputs(model, seen)
+    corrected, uncorrected = (
+        abs(mean_outputs(with_rounded(model, found, added), seen) - wanted) for added in (lost, 0 * lost)
+    )
+    assert corrected.max() < 0.3 * uncorrected.max()
+
+
+def mean_outputs(model: ModelProto, images: Images) -> np.ndarray:
+    """Mean of each channel of the depthwise convolution."""
+    return np.mean([each["alone"].mean(axis=(0, 2, 3)) for each in observed(model, images, tensors=["alone"])], axis=0)
+
+
+def with_rounded(model: ModelProto, found: Mapping[str, Rounded], added: np.ndarray) -> ModelProto:
+    """The depthwise network with rounded weights and a larger bias, in float32."""
+    copy = with_shapes(model)
+    look = Lookup(copy.graph)
+    whole, bias = found["alone.w"].weights, look.value("alone.b")
+    steps = depthwise_steps(look.value("alone.w")).reshape(-1, 1, 1, 1)
+    for weight in copy.graph.initializer:
+        if weight.name == "alone.w":
+            weight.CopyFrom(numpy_helper.from_array((whole * steps).astype(np.float32), weight.name))
+        elif weight.name == "alone.b":
+            weight.CopyFrom(numpy_helper.from_array((bias + added).astype(np.float32), weight.name))
+    return copy
+
+
 def test_the_file_holds_the_rounded_weights(seen: Images) -> None:
     trials = _Trials(residual_network(np.ones(8)), seen, "onnxruntime")
-    found = gptq_weights(trials._form, seen)
+    found = {name: each.weights for name, each in rounded_weights(trials._form, seen).items()}
     exact, stored = (
         {weight.name: numpy_helper.to_array(weight) for weight in model.graph.initializer}
         for model in (trials._form, trials.made(1.0))
