@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from polypstream.export.graph import Array, Images, Lookup, attribute, observed
-from polypstream.export.int8.weight_range import LARGEST, LARGEST_PAIR, neighbors, steps_of
+from polypstream.export.int8.weight_range import LARGEST, LARGEST_PAIR, depthwise_steps_of, neighbors, steps_of
 
 POSITIONS = 256
 """Positions per image at which the input of a convolution is sampled."""
@@ -71,38 +71,26 @@ def rounded_weights(model: ModelProto, images: Images) -> Mapping[str, Rounded]:
         missing: for these, round to nearest.
     """
     look = Lookup(model.graph)
-    convolutions = {node.name: groups for node in model.graph.node if (groups := _groups(node, look))}
-    nodes = [node for node in model.graph.node if node.name in convolutions]
-    found = _inputs(nodes, look, model, images)
+    convolutions = [node for node in model.graph.node if _is_plain_or_depthwise(node, look)]
+    found = _inputs(convolutions, look, model, images)
     rounded = {}
-    for node in nodes:
+    for node in convolutions:
         weights, inputs = look.value(node.input[1]), found[node.input[1]]
-        is_depthwise = convolutions[node.name] > 1
-        whole = _rounded_depthwise(weights, inputs.moment) if is_depthwise else _rounded(weights, inputs.moment[0])
-        steps = depthwise_steps(weights) if is_depthwise else steps_of(weights)
+        if attribute(node, "group", 1) > 1:
+            whole, steps = _rounded_depthwise(weights, inputs.moment), depthwise_steps_of(weights)
+        else:
+            whole, steps = _rounded_plain(weights, inputs.moment[0]), steps_of(weights)
         errors = (weights - whole * steps.reshape(-1, 1, 1, 1)).reshape(len(weights), -1)
         rounded[node.input[1]] = Rounded(weights=whole, lost=(errors * inputs.mean).sum(axis=1))
     return rounded
 
 
-def depthwise_steps(weights: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the quantization step of each channel of a depthwise convolution, whose weights use the whole range.
-
-    Args:
-        weights: Weights (channels, 1, height, width).
-    """
-    peaks = np.abs(weights.reshape(len(weights), -1)).max(axis=1).astype(np.float64)
-    return np.asarray(np.where(peaks > 0, peaks, 1) / LARGEST, np.float64)
-
-
-def _groups(node: NodeProto, look: Lookup) -> int:
-    """Return 1 for a plain convolution, the number of channels for a depthwise one, and 0 for all other nodes."""
+def _is_plain_or_depthwise(node: NodeProto, look: Lookup) -> bool:
     if node.op_type != "Conv" or not look.is_constant(node.input[1]) or not look.shape(node.input[0]):
-        return 0
-    groups, shape = int(attribute(node, "group", 1)), look.shape(node.input[1])
-    if attribute(node, "auto_pad", b"NOTSET") != b"NOTSET" or (groups > 1 and shape[:2] != (groups, 1)):
-        return 0
-    return groups
+        return False
+    groups = attribute(node, "group", 1)
+    is_known = groups == 1 or look.shape(node.input[1])[:2] == (groups, 1)
+    return bool(is_known and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET")
 
 
 def _inputs(
@@ -136,7 +124,7 @@ def _places(image: Array, node: NodeProto, kernel: Sequence[int], random: np.ran
     return np.stack([padded[:, rows + y, columns + x] for y, x in offsets], axis=1).reshape(-1, POSITIONS).T
 
 
-def _rounded(weights: Array, moment: NDArray[np.float64]) -> NDArray[np.int8]:
+def _rounded_plain(weights: Array, moment: NDArray[np.float64]) -> NDArray[np.int8]:
     """Round weights (outputs, inputs, height, width) to integers, given the second moments of their inputs."""
     flat = weights.reshape(len(weights), -1) / steps_of(weights)[:, None]
     order = np.argsort(-np.diag(moment), kind="stable")
@@ -163,7 +151,7 @@ def _rounded(weights: Array, moment: NDArray[np.float64]) -> NDArray[np.int8]:
 
 def _rounded_depthwise(weights: Array, moments: NDArray[np.float64]) -> NDArray[np.int8]:
     """Round weights (channels, 1, height, width) to integers, given the second moments (channels, k, k)."""
-    flat = weights.reshape(len(weights), -1) / depthwise_steps(weights)[:, None]
+    flat = weights.reshape(len(weights), -1) / depthwise_steps_of(weights)[:, None]
     whole, changes = np.round(flat), _changes(flat.shape[1])
     diagonal = np.trace(moments, axis1=1, axis2=2)[:, None, None] / flat.shape[1]
     damped = moments + np.maximum(DEPTHWISE_DAMPING * diagonal, np.finfo(np.float32).tiny) * np.eye(flat.shape[1])

@@ -62,3 +62,15 @@ def steps_of(weights: NDArray[np.floating]) -> NDArray[np.float64]:
     """
     peaks = np.abs(weights.reshape(len(weights), -1)).max(axis=1).astype(np.float64)
     return np.asarray(np.where(peaks > 0, peaks, 1) / largest_integers(weights), np.float64)
+
+
+def depthwise_steps_of(weights: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the quantization step of each channel of a depthwise convolution.
+
+    Its products are added in 32 bits, so that its weights use the whole range.
+
+    Args:
+        weights: Weights (channels, 1, height, width).
+    """
+    peaks = np.abs(weights.reshape(len(weights), -1)).max(axis=1).astype(np.float64)
+    return np.asarray(np.where(peaks > 0, peaks, 1) / LARGEST, np.float64)

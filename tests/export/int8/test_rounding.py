@@ -13,8 +13,8 @@ from polypstream.export.graph import Images, Lookup, observed, probabilities, wi
 from polypstream.export.int8.equalization import channel_peaks, equalize
 from polypstream.export.int8.quantize import quantize
 from polypstream.export.int8.recipe import _Trials
-from polypstream.export.int8.rounding import Rounded, _rounded, _rounded_depthwise, depthwise_steps, rounded_weights
-from polypstream.export.int8.weight_range import LARGEST, steps_of
+from polypstream.export.int8.rounding import Rounded, _rounded_depthwise, _rounded_plain, rounded_weights
+from polypstream.export.int8.weight_range import LARGEST, depthwise_steps_of, steps_of
 
 SIDE = 24
 
@@ -129,7 +129,7 @@ def test_outputs_change_less_than_with_rounding_to_nearest(
     weights = rng.normal(0, 1, (outputs, inputs, *size)).astype(np.float32)
     common = rng.normal(1, 1, (4000, 1 + count // 4)) @ rng.normal(0, 1, (1 + count // 4, count))
     taken = common + rng.normal(0, 0.1, common.shape)
-    rounded = _rounded(weights, taken.T @ taken)
+    rounded = _rounded_plain(weights, taken.T @ taken)
     assert (rounded.dtype, rounded.shape) == (np.int8, weights.shape)
     assert abs(rounded.astype(int)).max() <= LARGEST
     flat = weights.reshape(outputs, -1)
@@ -144,8 +144,8 @@ def test_outputs_change_less_than_with_rounding_to_nearest(
 
 def test_inputs_without_samples_are_rounded_to_nearest() -> None:
     weights = np.array([[0.0, 1.24, -0.504, 0.0]], np.float32).reshape(1, 4, 1, 1)
-    assert _rounded(weights, np.zeros((4, 4))).ravel().tolist() == [0, 124, -50, 0]
-    assert not _rounded(np.zeros((2, 3, 1, 1), np.float32), np.eye(3)).any()
+    assert _rounded_plain(weights, np.zeros((4, 4))).ravel().tolist() == [0, 124, -50, 0]
+    assert not _rounded_plain(np.zeros((2, 3, 1, 1), np.float32), np.eye(3)).any()
 
 
 @settings(deadline=None, max_examples=40)
@@ -166,7 +166,7 @@ def test_depthwise_outputs_change_no_more_than_with_rounding_to_nearest(
     rounded = _rounded_depthwise(weights, moments)
     assert (rounded.dtype, rounded.shape) == (np.int8, weights.shape)
     assert abs(rounded.astype(int)).max() <= LARGEST
-    flat = weights.reshape(channels, count) / depthwise_steps(weights)[:, None]
+    flat = weights.reshape(channels, count) / depthwise_steps_of(weights)[:, None]
 
     def error(whole: np.ndarray) -> np.ndarray:
         difference = whole.reshape(channels, count) - flat
@@ -183,7 +183,7 @@ def test_depthwise_rounding_comes_close_to_the_best_of_all_neighbors() -> None:
     weights = rng.normal(0, 1, (6, 1, 2, 2)).astype(np.float32)
     taken = rng.normal(1, 1, (6, 300, 1)) + rng.normal(0, 0.3, (6, 300, 4))
     moments = taken.swapaxes(1, 2) @ taken
-    flat = weights.reshape(6, 4) / depthwise_steps(weights)[:, None]
+    flat = weights.reshape(6, 4) / depthwise_steps_of(weights)[:, None]
     below = np.floor(flat)
     options = np.array(list(np.ndindex(2, 2, 2, 2)))
     for channel, rounded in enumerate(_rounded_depthwise(weights, moments).reshape(6, 4)):
@@ -223,6 +223,10 @@ def test_quantized_outputs_keep_their_means(seen: Images) -> None:
         look = Lookup(made.graph)
         (node,) = (each for each in made.graph.node if each.name == "alone")
         biases[name] = look.value(node.input[2])
+        if name == "quantized":
+            np.testing.assert_array_equal(look.value("alone.w_quantized"), found["alone.w"].weights)
+            wanted_steps = depthwise_steps_of(Lookup(model.graph).value("alone.w"))
+            np.testing.assert_allclose(look.value("alone.w_scale"), wanted_steps, rtol=1e-6)
     exact = Lookup(model.graph).value("alone.b")
     np.testing.assert_array_equal(biases["kept"], exact)
     np.testing.assert_allclose(biases["quantized"], exact + lost, rtol=1e-6)
@@ -243,7 +247,7 @@ def with_rounded(model: ModelProto, found: Mapping[str, Rounded], added: np.ndar
     copy = with_shapes(model)
     look = Lookup(copy.graph)
     whole, bias = found["alone.w"].weights, look.value("alone.b")
-    steps = depthwise_steps(look.value("alone.w")).reshape(-1, 1, 1, 1)
+    steps = depthwise_steps_of(look.value("alone.w")).reshape(-1, 1, 1, 1)
     for weight in copy.graph.initializer:
         if weight.name == "alone.w":
             weight.CopyFrom(numpy_helper.from_array((whole * steps).astype(np.float32), weight.name))

@@ -10,7 +10,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from polypstream.export.graph import Images, Lookup, attribute, probabilities
 from polypstream.export.int8.recipe import _Trials
-from polypstream.export.int8.rounding import _rounded
+from polypstream.export.int8.rounding import _rounded_plain
 from polypstream.export.int8.weight_range import LARGEST, largest_integers, neighbors
 from polypstream.models import default_model
 from tests.export.int8.test_rounding import SIDE, conv, network
@@ -38,7 +38,7 @@ def test_no_two_neighboring_weights_overflow_16_bits(
     values = rng.normal(0, 1, (outputs, inputs, *size))
     weights = (np.sign(values) * abs(values) ** tail).astype(np.float32)
     taken = rng.normal(1, 1, (200, weights[0].size)) + rng.normal(0, 2, (200, 1))
-    whole = _rounded(weights, taken.T @ taken)
+    whole = _rounded_plain(weights, taken.T @ taken)
     assert 255 * largest_pair(whole) <= 32767
     ends = largest_integers(weights)
     assert ((ends > 61) & (ends <= LARGEST)).all()
