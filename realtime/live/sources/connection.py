@@ -89,6 +89,11 @@ class Connection(Protocol):
         """The stream to decode."""
         ...
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the packets are those of a file, delivered at the pace of its decoding times."""
+        ...
+
     def packets(self) -> Iterator[VideoPacket]:
         """Yield the packets as soon as they arrive.
 
@@ -117,6 +122,8 @@ class ContainerConnection:
         resources: Closed after the container.
         wait: Called before each packet, for containers whose reading cannot be interrupted.
     """
+
+    is_file = False
 
     def __init__(
         self,

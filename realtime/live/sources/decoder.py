@@ -55,13 +55,15 @@ class LiveDecoder:
     """Decodes the stream of one connection.
 
     It uses slice threads, never frame threads, which would add delay. `captured_at` of a frame is the arrival time of
-    its own packet, so that the reordering of B-frames counts as delay. Errors are counted, and decoding continues with
-    the next decodable packet. FFmpeg conceals and flags damaged images, but not images predicted from them: after an
-    error, all frames up to the next keyframe are `Integrity.DAMAGED`.
+    its own packet, so that the reordering of B-frames counts as delay. In a file (`is_file`), whose packets are
+    delivered ahead of their presentation times, it is the arrival time of the packet that completes the frame. Errors
+    are counted, and decoding continues with the next decodable packet. FFmpeg conceals and flags damaged images, but
+    not images predicted from them: after an error, all frames up to the next keyframe are `Integrity.DAMAGED`.
     """
 
-    def __init__(self, stream: VideoStream, counts: SourceStatistics, *, late_s: float) -> None:
+    def __init__(self, stream: VideoStream, counts: SourceStatistics, *, late_s: float, is_file: bool = False) -> None:
         self._context, self._counts, self._late_s = stream.codec_context, counts, late_s
+        self._is_file = is_file
         self._context.thread_type = ThreadType.SLICE
         self._context.thread_count = min(os.cpu_count() or 1, _MOST_THREADS)
         self._context.flags |= Flags.copy_opaque
@@ -113,7 +115,7 @@ class LiveDecoder:
         return [self._frame(picture, at) for picture in pictures]
 
     def _frame(self, picture: av.VideoFrame, at: float) -> Frame:
-        captured_at = picture.opaque if isinstance(picture.opaque, float) else at
+        captured_at = picture.opaque if isinstance(picture.opaque, float) and not self._is_file else at
         if picture.is_corrupt:
             self._integrity = Integrity.DAMAGED
         elif picture.key_frame:

@@ -55,6 +55,8 @@ class FileConnection:
     frame rates. In a loop, the times of each pass continue those of the previous one.
     """
 
+    is_file = True
+
     def __init__(self, path: Path, at_end: AtEnd, cancellation: Cancellation) -> None:
         self._path, self._at_end, self._cancellation = path, at_end, cancellation
         self._container = open_video(path)

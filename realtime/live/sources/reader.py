@@ -21,9 +21,10 @@ _MOST_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A connection was established."""
+    """A connection was established; `is_file` as in `Connection`."""
 
     stream: VideoStream
+    is_file: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +170,7 @@ class PacketReader:
         self._failures = 0
 
     def _forward(self, connection: Connection) -> None:
-        self._backlog.put(Opened(stream=connection.stream))
+        self._backlog.put(Opened(stream=connection.stream, is_file=connection.is_file))
         try:
             for packet in connection.packets():
                 self._backlog.put(Arrival(packet=packet, at=monotonic()))

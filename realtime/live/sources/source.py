@@ -212,7 +212,7 @@ class LiveSource:
     def _handled(self, item: Item | None) -> list[Frame]:
         match item:
             case Opened():
-                self._open(item.stream)
+                self._open(item)
             case Arrival():
                 return self._arrived(item)
             case Lost():
@@ -222,9 +222,11 @@ class LiveSource:
                 return frames
         return []
 
-    def _open(self, stream: VideoStream) -> None:
+    def _open(self, opened: Opened) -> None:
+        stream, late_s = opened.stream, self._config.late_s
         self._has_packets = stream.codec_context.name not in _RAW
-        self._stream, self._decoder = stream, LiveDecoder(stream, self.counts, late_s=self._config.late_s)
+        self._stream = stream
+        self._decoder = LiveDecoder(stream, self.counts, late_s=late_s, is_file=opened.is_file)
         self.counts.connections += 1
         self._silent_since, self._patience_s = monotonic(), self._config.first_frame_s
         self._announce_stream()

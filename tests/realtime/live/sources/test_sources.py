@@ -269,6 +269,30 @@ def test_a_decoder_that_is_late_counts_every_frame_that_it_leaves_out(tmp_path: 
     assert frames + counts.skipped == 60
 
 
+@pytest.mark.parametrize("b_frames", ["0", "3"])
+def test_reordering_delays_the_frames_of_a_camera_but_not_those_of_a_file(tmp_path: Path, b_frames: str) -> None:
+    options = {"bf": b_frames, "b-pyramid": "none", "preset": "veryfast", "qp": "10"}
+    clip = make_clip(tmp_path / "clip.mp4", frames=30, options=options)
+
+    def delays(*, is_file: bool) -> list[float]:
+        """Capture times after the presentation times, of packets that arrive at their decoding times."""
+        with av.open(str(clip)) as container:
+            (stream,) = container.streams.video
+            decoder = LiveDecoder(stream, SourceStatistics(), late_s=0.1, is_file=is_file)
+            times: list[float] = []
+            presented = []
+            for packet in (each for each in container.demux(stream) if each.size):
+                assert packet.dts is not None
+                assert packet.pts is not None
+                presented.append(float(packet.pts * packet.time_base))
+                arrival = Arrival(packet=packet, at=float(packet.dts * packet.time_base))
+                times += [frame.captured_at for frame in decoder.decode(arrival, lag_s=0)]
+        return [round(time - due, 6) for time, due in zip(times, sorted(presented), strict=False)]
+
+    assert len(set(delays(is_file=True))) == 1
+    assert (len(set(delays(is_file=False))) > 1) == (b_frames != "0")
+
+
 def test_a_tap_is_informed_of_another_size() -> None:
     port, tape = udp_port(), Tape()
     source = source_from_address(f"udp://@:{port}", PATIENT)
