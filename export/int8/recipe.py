@@ -1,10 +1,10 @@
 """INT8 recipe: channel equalization, rounding by output error, search for ranges and float32 layers, bias correction.
 
 It needs images but no masks. Candidates are compared by their mean absolute difference in probability from the float32
-model on a few of the images. About a hundred models are tried one after the other.
+model on a few of the images.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,12 @@ and a gain on the few trial images may not carry over to others."""
 LARGEST_COST_LEFT_OUT = 0.05
 """Largest share of all multiplications in the sensitive nodes that stay in float32, besides the first layers."""
 
-_MAY_BE_LEFT_OUT = ("Conv", "Mul", "GlobalAveragePool")
+_MAY_BE_LEFT_OUT: Mapping[Engine, tuple[str, ...]] = {
+    "onnxruntime": ("Mul", "GlobalAveragePool"),
+    "tensorrt": ("Conv",),
+}
+"""Operators of the sensitive nodes. ONNX Runtime quantizes a float32 convolution between 8-bit tensors itself, with one
+scale for all channels (`WeightBiasQuantization`, since 1.21), which is worse than the quantized one of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +135,8 @@ class _Trials:
     def candidates(self) -> list[str]:
         """Return the nodes that may be left in float32."""
         operators = {node.name: node.op_type for node in self._form.graph.node}
-        names = quantizable_nodes(self._form, engine=self._engine)
-        return self._within_budget([name for name in names if operators[name] in _MAY_BE_LEFT_OUT], together=False)
+        names, able = quantizable_nodes(self._form, engine=self._engine), _MAY_BE_LEFT_OUT[self._engine]
+        return self._within_budget([name for name in names if operators[name] in able], together=False)
 
     def affordable(self, names: Sequence[str]) -> list[str]:
         """Return the names, in order, whose multiplications fit the budget together."""

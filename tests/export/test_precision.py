@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -39,7 +39,7 @@ def model(report: ExportReport) -> ModelProto:
 def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """The INT8 recipe at a fraction of its time."""
     monkeypatch.setattr(int8, "SHARES", (0.9, 1.0))
-    monkeypatch.setattr(int8, "_MAY_BE_LEFT_OUT", ("GlobalAveragePool",))
+    monkeypatch.setattr(int8, "_MAY_BE_LEFT_OUT", {"onnxruntime": ("GlobalAveragePool",), "tensorrt": ()})
     monkeypatch.setattr(int8, "EARLY_COSTS", (0.0, 0.11))
 
 
@@ -114,6 +114,15 @@ def test_int8_returns_nearly_the_same(model: ModelProto, images: Images, engine:
     assert again.model.SerializeToString(deterministic=True) == made.model.SerializeToString(deterministic=True)
 
 
+def test_no_convolution_is_left_to_onnx_runtime_to_quantize(model: ModelProto, images: Images) -> None:
+    operators = {}
+    for engine in get_args(Engine):
+        trials = int8._Trials(model, images, engine)
+        kinds = {node.name: node.op_type for node in trials._form.graph.node}
+        operators[engine] = {kinds[name] for name in trials.candidates()}
+    assert operators == {"onnxruntime": {"Mul", "GlobalAveragePool"}, "tensorrt": {"Conv"}}
+
+
 def test_the_first_layers_are_all_that_their_last_one_depends_on(model: ModelProto, images: Images) -> None:
     trials = int8._Trials(model, images, "onnxruntime")
     assert trials.first_layers(0.0) == []
@@ -131,7 +140,7 @@ def test_first_layers_stay_in_float32_if_that_reduces_the_error(
     monkeypatch: pytest.MonkeyPatch, model: ModelProto, images: Images
 ) -> None:
     monkeypatch.setattr(int8, "SHARES", (1.0,))
-    monkeypatch.setattr(int8, "_MAY_BE_LEFT_OUT", ())
+    monkeypatch.setattr(int8, "_MAY_BE_LEFT_OUT", {"onnxruntime": ()})
     monkeypatch.setattr(int8, "EARLY_COSTS", (0.0, 0.3, 0.6))
     expected = int8._Trials(model, images, "onnxruntime").first_layers(0.3)
     errors = {0: 0.2, len(expected): 0.1}
